@@ -1,0 +1,124 @@
+"""Keeps a checkpoint of each epoch and the best one, judged by the median of the last evaluations."""
+
+import math
+import os
+from statistics import median
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from .evaluation import callbacks_of, check_mode, counts, improves, required_value
+from .staged_unfreezing import StagedUnfreezing
+
+
+class BestMedianCheckpoint(Checkpoint):
+    """Writes ``{prefix}_epoch_{N}.ckpt`` after each evaluation and ``{prefix}_best.ckpt`` when the score improves.
+
+    The score is the median of the last ``window`` evaluations (of as many as there are at first), which keeps one lucky
+    evaluation from winning; with ``window=1`` it is the evaluation itself. NaN is no evaluation. The sanity check does
+    not count. An evaluation after which :class:`StagedUnfreezing` rolled the weights back cannot become the best: its
+    weights are gone. Files are written by ``trainer.save_checkpoint`` with this evaluation's decisions inside, and
+    nothing outside ``dirpath`` is ever touched: after a resume into another folder the best score goes on, and
+    ``best_model_path`` names the old file until it is beaten.
+
+    Args:
+        dirpath: folder of the files.
+        prefix: how their names start.
+        monitor: the logged metric, such as ``val/median_km``.
+        mode: min or max.
+        window: evaluations in the median.
+        keep: best files that stay: ``_best.ckpt`` and the ones it replaced, ``_best_2.ckpt`` and so on.
+        every_epoch: whether each epoch's checkpoint is written; N counts from 1.
+
+    Raises:
+        ValueError: a number below 1 or an unknown mode.
+        RuntimeError: the monitor is not logged.
+
+    >>> BestMedianCheckpoint("checkpoints/phase2", "phase2", monitor="val/median_km").best_score is None
+    True
+    """
+
+    def __init__(
+        self,
+        dirpath: str,
+        prefix: str,
+        monitor: str,
+        mode: str = "min",
+        window: int = 1,
+        keep: int = 1,
+        every_epoch: bool = True,
+    ) -> None:
+        check_mode(mode)
+        for argument, value in (("window", window), ("keep", keep)):
+            if value < 1:
+                raise ValueError(f"`{argument}` must be at least 1, got {value}.")
+        self.dirpath = str(dirpath)
+        self.prefix = prefix
+        self.monitor = monitor
+        self.mode = mode
+        self.window = window
+        self.keep = keep
+        self.every_epoch = every_epoch
+        self.best_score: float | None = None
+        self.best_epoch: int | None = None
+        self.best_model_path = ""
+        self._recent: list[float] = []
+
+    @property
+    def state_key(self) -> str:
+        """Tells two of them in one trainer apart; the folder may change on a resume."""
+        return self._generate_state_key(prefix=self.prefix, monitor=self.monitor, mode=self.mode)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Decides first and writes then, so that the files carry the decision."""
+        if not counts(trainer) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        value = required_value(trainer, self.monitor, type(self).__name__)
+        is_best = self._observe(value, epoch=trainer.current_epoch + 1, eligible=not _weights_replaced(trainer))
+        if is_best:
+            if trainer.is_global_zero:
+                self._shift()
+            self.best_model_path = self._best(1)
+            trainer.save_checkpoint(self.best_model_path, weights_only=False)
+        if self.every_epoch:
+            name = f"{self.prefix}_epoch_{trainer.current_epoch + 1}.ckpt"
+            trainer.save_checkpoint(os.path.join(self.dirpath, name), weights_only=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far and the recent evaluations."""
+        return {
+            "best_score": self.best_score,
+            "best_epoch": self.best_epoch,
+            "best_model_path": self.best_model_path,
+            "recent": list(self._recent),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there, in whatever folder."""
+        self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
+        self.best_model_path, self._recent = state["best_model_path"], list(state["recent"])
+
+    def _observe(self, value: float, epoch: int, eligible: bool) -> bool:
+        if math.isnan(value):
+            return False
+        self._recent = [*self._recent, value][-self.window :]
+        score = median(self._recent)
+        if not (eligible and improves(score, self.best_score, self.mode)):
+            return False
+        self.best_score, self.best_epoch = score, epoch
+        return True
+
+    def _best(self, place: int) -> str:
+        return os.path.join(self.dirpath, f"{self.prefix}_best{f'_{place}' if place > 1 else ''}.ckpt")
+
+    def _shift(self) -> None:
+        for place in range(self.keep, 1, -1):
+            if os.path.exists(self._best(place - 1)):
+                os.replace(self._best(place - 1), self._best(place))
+
+
+def _weights_replaced(trainer: Trainer) -> bool:
+    return any(
+        isinstance(callback, StagedUnfreezing) and callback.weights_replaced for callback in callbacks_of(trainer)
+    )

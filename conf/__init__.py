@@ -1,0 +1,1 @@
+"""Hydra configs, so that other projects can compose ``pkg://stagewise.conf``."""

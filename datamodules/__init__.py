@@ -1,0 +1,21 @@
+"""Data modules, and the vocabulary of a batch.
+
+A batch is a dict; every key has one meaning in all families:
+
+=================  ==========  =====================================================
+``image``          (B,C,H,W)   uint8 from the loader, float in [0, 1] in the module
+``mask``           (B,H,W)     int64 class of each pixel, -1 is ignored
+``label``          (B,)        int64 class; for geolocation the region
+``cell``           (B,)        int64 position in the cell table
+``lat_lon_deg``    (B,2)       float32 latitude, longitude
+``metadata``       (B,F)       float32
+``sample_id``      (B,)        int64 row of the split
+``draw``           (B,)        int64 number of the draw in the run, training only
+``<name>_features``  (B,D)     float32 output of a frozen encoder, instead of ``image``
+=================  ==========  =====================================================
+"""
+
+from .geolocation.datamodule import GeneratedGeolocationDataModule, GeolocationDataModule
+from .samplers import GroupBalancedBatchSampler
+
+__all__ = ["GeneratedGeolocationDataModule", "GeolocationDataModule", "GroupBalancedBatchSampler"]

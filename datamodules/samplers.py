@@ -1,0 +1,126 @@
+"""Balanced batches: a fixed number of samples of each group in every batch."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import BatchSampler, Sampler
+
+from .errors import QuotaError
+
+
+class GroupBalancedBatchSampler(BatchSampler):
+    """Yields batches with ``quotas[g]`` samples of group ``g``, reshuffled every epoch.
+
+    The draws are a pure function of (seed, epoch, group), so an epoch can be replayed from any batch. Under
+    ``torch.distributed`` each rank takes its slice of every group of the global batch, so the mix holds on each.
+
+    Args:
+        groups: (N,) group of each sample.
+        quotas: samples of each group in a global batch.
+        batches_per_epoch: length of an epoch.
+        exhausted: ``"cycle"`` goes through a group without replacement and reshuffles when it is used up;
+            ``"replace"`` draws with replacement.
+        seed: of the run.
+        keyed: yields ``(index, draw)`` pairs, where ``draw`` numbers the samples of the whole run, so that a
+            dataset can derive its augmentation from it.
+
+    Raises:
+        QuotaError: a group without rows, an unknown group, a quota below 1, or one that a rank would miss.
+
+    >>> sampler = GroupBalancedBatchSampler(np.array([0] * 90 + [1] * 10), {0: 2, 1: 2}, batches_per_epoch=3)
+    >>> [sorted(i >= 90 for i in batch) for batch in sampler] == [[False, False, True, True]] * 3
+    True
+    """
+
+    def __init__(
+        self,
+        groups: NDArray[Any] | Sequence[Any],
+        quotas: Mapping[Any, int],
+        batches_per_epoch: int,
+        exhausted: str = "cycle",
+        seed: int = 0,
+        keyed: bool = False,
+        sampler: Sampler[int] | None = None,  # Lightning passes one when it re-creates the sampler under DDP
+    ) -> None:
+        if exhausted not in ("cycle", "replace"):
+            raise QuotaError(f"`exhausted` must be 'cycle' or 'replace', got '{exhausted}'.")
+        if batches_per_epoch < 1:
+            raise QuotaError(f"`batches_per_epoch` must be at least 1, got {batches_per_epoch}.")
+        self.groups, self.quotas, self.batches_per_epoch = groups, dict(quotas), batches_per_epoch
+        self.exhausted, self.seed, self.keyed = exhausted, seed, keyed
+        self.batch_size, self.drop_last = sum(self.quotas.values()), True
+        self.epoch = 0
+        labels = np.asarray(groups)
+        self._rows = {group: np.flatnonzero(labels == group) for group in self.quotas}
+        self._check(labels)
+
+    def _check(self, labels: NDArray[Any]) -> None:
+        known = np.unique(labels).tolist()
+        for group, quota in self.quotas.items():
+            if quota < 1:
+                raise QuotaError(f"the quota of '{group}' is {quota}; give at least 1 or leave the group out.")
+            if not len(self._rows[group]):
+                raise QuotaError(f"the quota of '{group}' is {quota}, but no row has that group; groups: {known[:20]}.")
+
+    @property
+    def sampler(self) -> "GroupBalancedBatchSampler":
+        """Itself: Lightning calls ``set_epoch`` on ``batch_sampler.sampler`` only."""
+        return self
+
+    @sampler.setter
+    def sampler(self, _: Any) -> None:
+        """Torch's data loader never sets it; a distributed wrapper must not replace the balanced draw."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch that the next iteration draws."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.batches_per_epoch
+
+    def repeats_per_epoch(self) -> dict[Any, float]:
+        """How often an epoch shows each row of a group, on average."""
+        return {g: q * self.batches_per_epoch / len(self._rows[g]) for g, q in self.quotas.items()}
+
+    def _draw(self, position: int, group: Any) -> NDArray[np.int64]:
+        """(batches, quota) row indices of one group for this epoch, counter-based (Philox)."""
+        rows, wanted = self._rows[group], self.batches_per_epoch * self.quotas[group]
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, (self.epoch << 20) + position]))
+        if self.exhausted == "replace":
+            return rows[rng.integers(len(rows), size=wanted)].reshape(self.batches_per_epoch, -1)
+        cycles = [rng.permutation(rows) for _ in range(-(-wanted // len(rows)))]
+        return np.concatenate(cycles)[:wanted].reshape(self.batches_per_epoch, -1)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        rank, world = _rank_and_world()
+        share = [_slice(group, quota, rank, world) for group, quota in self.quotas.items()]
+        table = np.concatenate([self._draw(p, g)[:, s] for p, (g, s) in enumerate(zip(self.quotas, share))], 1)
+        first = self.epoch * self.batches_per_epoch * self.batch_size
+        places = np.concatenate([np.arange(s.start, s.stop) + o for s, o in zip(share, self._offsets())])
+        for number, batch in enumerate(table):
+            if self.keyed:
+                yield list(zip(batch.tolist(), (first + number * self.batch_size + places).tolist()))
+            else:
+                yield batch.tolist()
+
+    def _offsets(self) -> list[int]:
+        """Where each group starts in the global batch."""
+        return [0, *np.cumsum(list(self.quotas.values()))[:-1].tolist()]
+
+
+def _slice(group: Any, quota: int, rank: int, world: int) -> slice:
+    if quota < world:
+        raise QuotaError(f"the quota of '{group}' is {quota}, fewer than the {world} processes; each rank needs one.")
+    if quota % world:
+        raise QuotaError(f"the quota of '{group}' is {quota}, not divisible by the {world} processes; ranks would differ.")
+    return slice(rank * quota // world, (rank + 1) * quota // world)
+
+
+def _rank_and_world() -> tuple[int, int]:
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1

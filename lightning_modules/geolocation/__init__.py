@@ -1,0 +1,1 @@
+"""Picture -> region -> geocell -> offset."""

@@ -1,0 +1,141 @@
+"""The two image encoders, with the weights that they are published with."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...datamodules.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def clip_image_tower(
+    name: str = "ViT-B-16",
+    pretrained: str | None = "openai",
+    image_px: int = 224,
+    load: bool = True,
+    quick_gelu: bool | None = None,
+    **model_config: Any,
+) -> nn.Module:
+    """The image tower of an open_clip model, its text tower dropped.
+
+    Args:
+        name: open_clip's name of the architecture.
+        pretrained: open_clip's tag or a path; None starts from random weights and says so.
+        image_px: side of the input; position embeddings are resampled to it.
+        load: False builds the architecture only, for weights that come from a checkpoint.
+        quick_gelu: activation; None is what the tag was trained with (open_clip alone would only warn).
+        model_config: overrides of open_clip's model configuration (``embed_dim``, ``vision_cfg``, ``text_cfg``).
+
+    Returns:
+        A module (B, 3, image_px, image_px) -> (B, ``output_dim``).
+    """
+    import open_clip
+
+    if quick_gelu is None:
+        quick_gelu = bool(open_clip.get_pretrained_cfg(name, pretrained or "").get("quick_gelu", False))
+    if load and pretrained is None:
+        log.warning("encoder clip (%s): random weights, because pretrained=null", name)
+    source = pretrained if load else None
+    logging.disable(logging.WARNING)  # open_clip tells every step of its own to the root logger
+    try:
+        model = open_clip.create_model(
+            name, source, force_quick_gelu=quick_gelu, force_image_size=image_px, require_pretrained=bool(source), **model_config
+        )
+    except (RuntimeError, OSError, ValueError) as error:
+        raise CheckpointError(f"encoder clip: cannot load {name} with pretrained='{source}': {error}") from error
+    finally:
+        logging.disable(logging.NOTSET)
+    return model.visual
+
+
+def scene_encoder(name: str = "resnet50", weights: str | None = None, load: bool = True, **options: Any) -> nn.Module:
+    """A timm network without its classifier, with Places365 weights from a file.
+
+    Args:
+        name: timm's name; ``resnet50`` has the layout of the Places365 file.
+        weights: path of a Places365 file (``state_dict`` key, ``module.`` prefixes, a classifier that is dropped) or of
+            a plain state dict; None starts from random weights and says so.
+        load: False builds the architecture only, for weights that come from a checkpoint.
+        options: for ``timm.create_model``.
+
+    Returns:
+        A module (B, 3, H, W) -> (B, ``num_features``).
+    """
+    import timm
+
+    model = timm.create_model(name, num_classes=0, **options)
+    if load and weights:
+        load_places365(model, weights)
+    elif load:
+        log.warning("encoder scene (%s): random weights, because weights=null", name)
+    return model
+
+
+def load_places365(model: nn.Module, path: str) -> None:
+    """Loads a Places365 file into a network without classifier; every other tensor must match.
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint, or tensors that are missing, superfluous or of another shape.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f"encoder scene: no file '{path}'; pass lightning_module.network.scene.weights=FILE.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch names no common base: pickle, zip and runtime errors all mean unreadable
+        raise CheckpointError(f"encoder scene: '{path}' is no readable checkpoint: {error}") from error
+    state: dict[str, Tensor] = content.get("state_dict", content)
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    own = model.state_dict()
+    # Files written before PyTorch 0.4 lack the counters of BatchNorm; nothing reads them with a fixed momentum.
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    wrong = [k for k in state if k not in own or state[k].shape != own[k].shape]
+    if missing or wrong:
+        raise CheckpointError(f"encoder scene: '{path}' does not fit: missing {missing[:5]}, not fitting {wrong[:5]}.")
+    model.load_state_dict(state, strict=False)
+
+
+def runs_bf16_faster(device: torch.device) -> bool:
+    """Whether bf16 matrix products are fast on this device: GPUs, and CPUs with AMX."""
+    if device.type == "cpu":
+        return bool(torch.cpu._is_amx_tile_supported())
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+class FrozenCopy:
+    """A half-precision copy of a frozen encoder for fast inference; the float32 original stays in the checkpoint.
+
+    Args:
+        encoder: the original.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        self._encoder = encoder
+        self._copy: Any = None
+        self._made_from: Any = None
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D) float32, in eval mode and without gradient."""
+        self._encoder.eval()  # whoever called .train() on the whole model
+        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            if not runs_bf16_faster(image.device):
+                return self._encoder(image.float()).float()
+            # The copy follows in-place changes (a checkpoint loaded, a rollback) through the version counters.
+            state = (image.device, sum(p._version for p in self._encoder.state_dict().values()))
+            if self._made_from != state:
+                self._copy, self._made_from = _half_copy(self._encoder), state
+            return self._copy(image.bfloat16()).float()
+
+
+def _half_copy(encoder: nn.Module) -> Any:
+    import copy
+
+    half = copy.deepcopy(encoder).to(torch.bfloat16).eval().requires_grad_(False)
+    return half.to(memory_format=torch.channels_last)

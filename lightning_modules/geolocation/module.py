@@ -1,0 +1,296 @@
+"""The Lightning module of image geolocation."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from ...datamodules.errors import CheckpointError, StagewiseError
+from ...datamodules.geolocation.geocells import CellTable
+from ...datamodules.geolocation.geodesy import haversine_km
+from ..start import load_start
+from . import decoding, evaluation, losses, predicting, scores
+from .figures import draw_predictions
+from .network import GeolocationNetwork
+
+log = logging.getLogger(__name__)
+_TABLE = ("truth_deg", "label", "region_logits", "log_p", "place_deg", "hypothesis_cell", "hypothesis_region", "cell_rank", *scores.LADDER)
+
+
+class GeolocationModule(L.LightningModule):
+    """Trains, validates and tests a :class:`GeolocationNetwork` end to end.
+
+    The network is built in ``setup`` from the data module's geography, or from a checkpoint.
+
+    Args:
+        network: ``{clip, scene, image_px, dropout}`` of :class:`GeolocationNetwork`.
+        loss: ``{weights, tau_km, km, beta, balance}``; ``balance`` ``weights`` weighs the region and offset losses by
+            effective numbers; ``sampler`` leaves the balance to the batches.
+        decode: ``{regions, cells, rule, retrieval}``; ``rule`` ``auto`` takes the one that wins on val; ``retrieval`` is
+            null or the arguments of :meth:`ReferenceBank.refine`.
+        optimizer: a :class:`GroupedOptimizer`; not needed for inference.
+        start_from: checkpoint of the phase before.
+    """
+
+    def __init__(
+        self,
+        network: dict[str, Any] | None = None,
+        loss: dict[str, Any] | None = None,
+        decode: dict[str, Any] | None = None,
+        optimizer: Any = None,
+        start_from: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer"])
+        self.optimizer = optimizer
+        self.loss_options = {"tau_km": "auto", "km": {}, "beta": 0.9995, "balance": "sampler"} | (loss or {})
+        self.loss_weights = {"province": 0.5, "cell": 1.0, "offset": 1.0, "aux": 0.1} | self.loss_options.pop("weights", {})
+        if unknown := sorted(set(self.loss_weights) - set(losses.LOSSES)):
+            raise StagewiseError(f"loss.weights has unknown key(s) {unknown}; known: {', '.join(losses.LOSSES)}.")
+        self.decode = {"regions": 2, "cells": 5, "rule": "auto", "retrieval": None} | (decode or {})
+        self.geography: dict[str, Any] = {}
+        self.provenance: dict[str, Any] = {}  # the data module's configuration, for evaluate.py
+        self.calibration: dict[str, Any] = dict(scores.NO_CALIBRATION)
+        self.bank: decoding.ReferenceBank | None = None
+        self.evaluated: dict[str, Tensor] = {}  # rows of the last evaluation, for figures and reports
+        self.eval_prefix = "test"
+
+    # --- building ---
+
+    @property
+    def class_names(self) -> list[str]:
+        """Regions as they stand in metric names."""
+        return [scores.slug(name) for name in self.geography["region_names"]]
+
+    def setup(self, stage: str) -> None:
+        """Builds the network from the data's geography and loads the weights of the phase before."""
+        if not self.geography:
+            self.build(self.trainer.datamodule.geography, load=self.hparams["start_from"] is None)
+            if stage == "fit" and self.hparams["start_from"]:
+                load_start(self, self.hparams["start_from"])
+
+    def build(self, geography: dict[str, Any], load: bool) -> None:
+        """Makes the network, tables and metrics for a region list and a cell table."""
+        self.geography = geography
+        self.network = GeolocationNetwork(geography, **(self.hparams["network"] or {}), load=load)
+        cells = CellTable.from_dict(geography["cells"])
+        table = losses.soft_label_table(cells, self.loss_options["tau_km"], geography["tau_km"])
+        self.register_buffer("soft_labels", table, persistent=False)
+        n = len(geography["region_names"])
+        weights = torch.ones(n)
+        if self.loss_options["balance"] == "weights":
+            weights = losses.effective_number_weights(geography["count"], self.loss_options["beta"])
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.val_confusion = MulticlassConfusionMatrix(n)
+        self.train_table = scores.PredictionTable(("error_km", "label", "predicted"))
+        self.eval_table = scores.PredictionTable(_TABLE)
+
+    def configure_optimizers(self) -> Any:
+        """What the :class:`GroupedOptimizer` makes of this module."""
+        if self.optimizer is None:
+            raise StagewiseError("the module has no optimizer; pass optimizer=GroupedOptimizer(...).")
+        return self.optimizer(self)
+
+    def on_fit_start(self) -> None:
+        """Says how the imbalance is corrected; fills the feature cache where one is asked for."""
+        data = self.trainer.datamodule
+        log.info("class imbalance is corrected by: %s", self.loss_options["balance"])
+        if data.views:
+            with torch.no_grad():
+                data.cache_features(self.network.encode, self.encoder_key(), self.device)
+
+    def encoder_key(self) -> str:
+        """Hash of the encoders' weights."""
+        digest = hashlib.blake2b(digest_size=12)
+        for name in ("clip", "scene"):
+            for key, value in getattr(self.network, name).state_dict().items():
+                digest.update(key.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    # --- one step for all splits ---
+
+    def losses_of(self, batch: dict[str, Tensor], out: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The four losses and their weighted sum ``total``; a loss of weight 0 is computed for the record only."""
+        region, truth, km = batch["label"], batch["lat_lon_deg"], self.loss_options["km"]
+        places = self.network.locate(out["embedding"], batch["cell"])
+        parts = {
+            "province": torch.nn.functional.cross_entropy(out["region_logits"].float(), region, self.class_weights),
+            "cell": losses.cell_loss(out["cell_logits"].float(), region, batch["cell"], self.soft_labels),
+            "offset": losses.place_loss(places.float(), truth, self.class_weights[region], **km),
+            "aux": losses.place_loss(out["aux_deg"].float(), truth, **km),
+        }
+        total = torch.stack([self.loss_weights[k] * v for k, v in parts.items() if self.loss_weights[k]]).sum()
+        return {"total": total, **parts}
+
+    def _log_losses(self, prefix: str, parts: dict[str, Tensor], size: int) -> None:
+        training = prefix == "train"
+        names = {"total": "loss", "province": "loss_province", "cell": "loss_geocell", "offset": "loss_offset", "aux": "loss_aux"}
+        values = {f"{prefix}/{names[k]}": v.detach() for k, v in parts.items()}
+        self.log_dict(values, on_step=False, on_epoch=True, prog_bar=training, batch_size=size, sync_dist=not training)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """One batch; also keeps the end-to-end error of its likeliest cell."""
+        if "clip_features" in batch and (self.network.is_open("clip") or self.network.is_open("scene")):
+            raise StagewiseError("an encoder is open but its features are cached; set datamodule.feature_cache=null.")
+        out = self.network(batch)
+        parts = self.losses_of(batch, out)
+        self._log_losses("train", parts, len(batch["label"]))
+        with torch.no_grad():
+            region = out["region_logits"].argmax(-1)
+            cell = self.network.cell_at[region, out["cell_logits"][torch.arange(len(region)), region].argmax(-1)]
+            error = haversine_km(self.network.locate(out["embedding"], cell).float(), batch["lat_lon_deg"])
+            order = torch.arange(len(region), device=region.device) + len(self.train_table.sample_id) * len(region)
+            self.train_table.update(order, {"error_km": error, "label": batch["label"], "predicted": region})
+        return parts["total"]
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the train side of ``losses.csv``."""
+        rows = self.train_table.compute()
+        values = scores.error_scores(rows["error_km"]) | scores.region_scores(
+            rows["predicted"], rows["label"], self.geography["region_names"]
+        )
+        self.log_dict({f"train/{k}": v for k, v in values.items()})
+        self.train_table.reset()
+
+    def _evaluation_step(self, batch: dict[str, Tensor], prefix: str) -> None:
+        out = self.network(batch)
+        if prefix == "val":
+            self.val_confusion.update(out["region_logits"].argmax(-1), batch["label"])
+        self._log_losses(prefix, self.losses_of(batch, out), len(batch["label"]))
+        self.eval_table.update(batch["sample_id"], self.prediction_rows(out) | self._truth_rows(batch, out))
+
+    def prediction_rows(self, out: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Hypotheses and what else does not need the truth; retrieval included where there is a bank."""
+        options = {k: self.decode[k] for k in ("regions", "cells")}
+        found = decoding.hypotheses(self.network, out, **options)
+        centre = self.network.cell_centre_deg[found["cell"][:, 0]]
+        if self.bank is not None:
+            found = self.bank.refine(out["embedding"], found, **self.decode["retrieval"])
+        return {
+            "region_logits": out["region_logits"].float(),
+            "log_p": found["log_p"].float(),
+            "place_deg": found["place_deg"].float(),
+            "hypothesis_cell": found["cell"],
+            "hypothesis_region": self.network.cell_region[found["cell"]],
+            "centre_only": centre,
+            "aux": out["aux_deg"].float(),
+        }
+
+    def _truth_rows(self, batch: dict[str, Tensor], out: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The truth, and the rungs of the ladder that use it."""
+        region, cell, rows = batch["label"], batch["cell"], torch.arange(len(batch["cell"]), device=self.device)
+        in_region = out["cell_logits"][rows, region].argmax(-1)
+        joint = out["region_logits"].log_softmax(-1).unsqueeze(-1) + out["cell_logits"].log_softmax(-1)
+        own = joint[rows, region, self.network.cell_slot[cell]]
+        return {
+            "truth_deg": batch["lat_lon_deg"],
+            "label": region,
+            "cell_rank": (joint.flatten(1) > own.unsqueeze(1)).sum(1),
+            "oracle_cell": self.network.locate(out["embedding"], cell).float(),
+            "oracle_province": self.network.locate(out["embedding"], self.network.cell_at[region, in_region]).float(),
+        }
+
+    # --- validation and test ---
+
+    def on_validation_epoch_start(self) -> None:
+        """Embeds the train pictures anew, as retrieval needs them."""
+        self.val_confusion.reset()
+        if self.decode["retrieval"] is not None and self.trainer.state.fn == "fit":
+            self.bank = self._embed_reference()
+
+    def _embed_reference(self) -> decoding.ReferenceBank:
+        data, parts = self.trainer.datamodule, []
+        for batch in data.reference_dataloader():
+            batch = data.on_after_batch_transfer({k: v.to(self.device) for k, v in batch.items()}, 0)
+            parts.append((self.network.embed(self.network.encode(batch)), batch["lat_lon_deg"], batch["cell"]))
+        embedding, place, cell = (torch.cat(column) for column in zip(*parts))
+        return decoding.ReferenceBank.of(embedding.float(), place, cell)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """One batch of val."""
+        self._evaluation_step(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Calibrates on val, then logs every figure."""
+        rows = self.eval_table.compute()
+        self.calibration = scores.calibrate(rows, self.decode["rule"])
+        self._finish("val", rows)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """One batch of any other split."""
+        self._evaluation_step(batch, self.eval_prefix)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs every figure with the calibration of val."""
+        self._finish(self.eval_prefix, self.eval_table.compute())
+
+    def _finish(self, prefix: str, rows: dict[str, Tensor]) -> None:
+        self.evaluated = rows
+        values = scores.end_to_end_scores(rows, self.geography["region_names"], self.calibration)
+        self.log_dict({f"{prefix}/{k}": torch.tensor(v, dtype=torch.float32) for k, v in values.items()})
+        self.eval_table.reset()
+
+    # --- checkpoints ---
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Makes the checkpoint self-contained."""
+        metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()} if self._trainer else {}
+        bank = vars(self.bank) if self.bank is not None else None
+        checkpoint["provenance"] = {**self.provenance, "module": type(self).__name__}
+        checkpoint["geolocation"] = {
+            "geography": self.geography,
+            "calibration": self.calibration,
+            "bank": bank,
+            "metrics": metrics,
+            "start_from": self.hparams["start_from"],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Builds the network of the checkpoint, or checks that it is the same one."""
+        if "geolocation" not in checkpoint:
+            raise CheckpointError("the checkpoint is not one of GeolocationModule; pass one that train.py wrote.")
+        state = checkpoint["geolocation"]
+        if not self.geography:
+            self.build(state["geography"], load=False)
+        check_same_regions(state["geography"], self.geography)
+        self.calibration, self.provenance = state["calibration"], checkpoint.get("provenance", {})
+        self.bank = decoding.ReferenceBank(**state["bank"]) if state["bank"] else None
+
+    # --- use ---
+
+    def evaluate(self, datamodule: Any, trainer: L.Trainer, split: str, folder: str, **options: Any) -> tuple[dict[str, float], str]:
+        """The whole list of :func:`evaluation.evaluate`, as numbers and as text."""
+        metrics = evaluation.evaluate(self, datamodule, trainer, split, folder, **options)
+        return metrics, evaluation.as_text(metrics, split, self.geography["region_names"])
+
+    def predict_images(self, paths: Sequence[str | Path]) -> list[dict[str, Any]]:
+        """Coordinates, hypotheses and a 90 % radius for picture files; see :func:`predicting.predict_tensors`."""
+        return predicting.predict_images(self, paths)
+
+    def predict_folder(self, source: str, target: str, **options: Any) -> list[dict[str, Any]]:
+        """The same for a folder, written as CSV, GeoJSON and maps; see :func:`predicting.predict_folder`."""
+        return predicting.predict_folder(self, source, target, **options)
+
+    def draw_report(self, folder: Path) -> None:
+        """``map.png`` of the last evaluation, for the run's folder."""
+        draw_predictions(self.evaluated, self.geography, self.calibration["rule"], folder / "map.png", "val split")
+
+
+def check_same_regions(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Refuses a checkpoint of another region list or cell table."""
+    if theirs["region_names"] != ours["region_names"]:
+        raise CheckpointError(
+            f"the checkpoint is of the regions {theirs['region_names']}, the data of {ours['region_names']}; "
+            "train from the first phase on this data, or pass the data of the checkpoint."
+        )
+    if theirs["cells"]["cell_id"] != ours["cells"]["cell_id"]:
+        raise CheckpointError(
+            f"the checkpoint has {len(theirs['cells']['cell_id'])} geocells, the data {len(ours['cells']['cell_id'])} or others; "
+            "train.csv or the cell settings changed: run the earlier phases again."
+        )

@@ -1,0 +1,179 @@
+"""One optimizer with named parameter groups that never change, and a learning rate that starts when its group opens."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from .schedule import OpenedGroupSchedule, check_schedule, fit_length
+
+GROUP_KEYS = {"modules", "lr", "weight_decay", "lr_scale", "layer_decay"}
+
+
+class GroupedOptimizer:
+    """Builds the optimizer and its schedule from named groups of modules.
+
+    Groups are a total, static partition of the parameters: the first group that names a parameter takes it, a tied
+    parameter counts once, and each torch group carries the plain extras ``name``, ``modules`` (full module paths) and
+    ``opened_at`` (the optimizer step at which it opened, ``None`` while it is closed). Frozen parameters stay where
+    they are: their gradient is ``None``, so the optimizer skips them, and its state is a plain round trip.
+
+    A path is looked up below ``prefix`` first, then from the root of the LightningModule; it takes the module or
+    parameter of that name and everything below it.
+
+    Args:
+        factory: makes the optimizer from a list of parameter groups, such as ``partial(torch.optim.AdamW)``.
+        groups: name -> ``modules`` (paths), ``lr``, and optionally ``weight_decay``, ``lr_scale`` (a factor on ``lr``)
+            and ``layer_decay`` (``lr * layer_decay**depth``; a block of the longest block list inside the group becomes
+            a group of its own named ``clip/11``; the last block has depth 0, what is defined before the blocks, named
+            ``clip/stem``, one more than the first block, and what is defined after them keeps the name ``clip``).
+        schedule: ``shape`` (constant, cosine to 0 after the last step of the fit, step), ``warmup_steps`` (linear),
+            ``clock`` (group: steps since the group opened, global: steps of the fit), and for step ``at_epoch`` (an
+            epoch or a list, counted by the clock) and ``factor``. ``None``: constant.
+        prefix: where paths start, such as ``"network"``.
+
+    Raises:
+        ValueError: a parameter that no group takes, a group or path that takes none, an unknown key or value.
+
+    >>> from functools import partial
+    >>> import torch
+    >>> model = nn.ModuleDict({"backbone": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
+    >>> optimizer = GroupedOptimizer(
+    ...     partial(torch.optim.AdamW, weight_decay=0.01),
+    ...     {"heads": {"modules": ["head"], "lr": 1e-3}, "body": {"modules": ["backbone"], "lr": 1e-5}},
+    ... )
+    >>> [(group["name"], group["lr"]) for group in optimizer(model)["optimizer"].param_groups]
+    [('heads', 0.001), ('body', 1e-05)]
+    """
+
+    def __init__(
+        self,
+        factory: Callable[[list[dict[str, Any]]], Optimizer],
+        groups: Mapping[str, Mapping[str, Any]],
+        schedule: Mapping[str, Any] | None = None,
+        prefix: str = "",
+    ) -> None:
+        for name, group in groups.items():
+            _check_group(name, group)
+        self.factory = factory
+        self.groups = {name: dict(group) for name, group in groups.items()}
+        self.schedule = check_schedule(dict(schedule or {}))
+        self.prefix = prefix
+
+    def __call__(self, module: nn.Module) -> dict[str, Any]:
+        """The answer of ``configure_optimizers``: the optimizer and its schedule, stepped with it."""
+        optimizer = self.factory(self.param_groups(module))
+        total_steps, steps_per_epoch = fit_length(module, self.schedule["shape"])
+        scheduler = OpenedGroupSchedule(optimizer, self.schedule, total_steps, steps_per_epoch)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def param_groups(self, module: nn.Module, strict: bool = True) -> list[dict[str, Any]]:
+        """The groups as torch wants them.
+
+        Args:
+            module: the LightningModule, or any module whose parameters are to be divided.
+            strict: refuse parameters that no group takes; ``False`` leaves them out.
+        """
+        names = [name for name, _ in module.named_parameters()]
+        partition, unclaimed = self._partition(names)
+        if unclaimed and strict:
+            raise ValueError(
+                f"No group takes the parameters {_shorten(unclaimed)}; name their module in `groups`, "
+                f"which has {list(self.groups)} (prefix={self.prefix!r})."
+            )
+        return [entry for name, taken in partition.items() for entry in self._entries(module, name, taken)]
+
+    def _partition(self, names: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+        left, partition = list(names), {}
+        for name in self.groups:
+            paths = self._paths(name, names)
+            partition[name] = [parameter for parameter in left if any(_below(parameter, path) for path in paths)]
+            left = [parameter for parameter in left if parameter not in set(partition[name])]
+            if not partition[name]:
+                raise ValueError(f"`groups.{name}` takes no parameter: groups before it took them all; remove it.")
+        return partition, left
+
+    def _paths(self, group: str, names: list[str]) -> list[str]:
+        paths = []
+        for path in self.groups[group]["modules"]:
+            candidates = [f"{self.prefix}.{path}", path] if self.prefix else [path]
+            found = next((full for full in candidates if any(_below(name, full) for name in names)), None)
+            if found is None:
+                tops = sorted({name.removeprefix(f"{self.prefix}.").split(".")[0] for name in names})
+                raise ValueError(f"`groups.{group}.modules` has {path!r}, which matches no parameter; there is {tops}.")
+            paths.append(found)
+        return paths
+
+    def _entries(self, module: nn.Module, group: str, taken: list[str]) -> list[dict[str, Any]]:
+        spec, paths = self.groups[group], self._paths(group, [name for name, _ in module.named_parameters()])
+        base, decay = float(spec["lr"]) * float(spec.get("lr_scale", 1.0)), float(spec.get("layer_decay", 1.0))
+        parameters = dict(module.named_parameters())
+        parts = {group: (0, taken)} if decay == 1.0 else _by_depth(module, group, paths, taken)
+        extras = {"weight_decay": float(spec["weight_decay"])} if spec.get("weight_decay") is not None else {}
+        return [
+            {
+                "params": [parameters[parameter] for parameter in members],
+                "name": name,
+                "modules": paths,
+                "lr": base * decay**depth,
+                "opened_at": 0,
+                **extras,
+            }
+            for name, (depth, members) in parts.items()
+        ]
+
+
+def block_list(module: nn.Module, paths: Sequence[str]) -> str:
+    """Path of the longest ``nn.Sequential`` or ``nn.ModuleList`` below ``paths``, ``""`` where there is none.
+
+    >>> block_list(nn.Sequential(nn.Linear(1, 1), nn.ModuleList([nn.Linear(1, 1)] * 3)), ["1"])
+    '1'
+    """
+    sizes = {
+        name: sum(any(True for _ in child.parameters()) for child in candidate.children())
+        for name, candidate in module.named_modules()
+        if isinstance(candidate, nn.Sequential | nn.ModuleList) and any(_below(name, path) for path in paths)
+    }
+    return max(sizes, key=lambda name: sizes[name], default="")
+
+
+def _by_depth(
+    module: nn.Module, group: str, paths: Sequence[str], taken: list[str]
+) -> dict[str, tuple[int, list[str]]]:
+    blocks = block_list(module, paths)
+    if not blocks:
+        raise ValueError(f"`groups.{group}.layer_decay` needs a Sequential or ModuleList in {paths}; set it to 1.0.")
+    block_of = {name: name[len(blocks) + 1 :].split(".")[0] for name in taken if _below(name, blocks)}
+    order = list(dict.fromkeys(block_of.values()))
+    first = next(position for position, name in enumerate(taken) if name in block_of)
+    parts: dict[str, tuple[int, list[str]]] = {}
+    for position, name in enumerate(taken):
+        if name in block_of:
+            key, depth = f"{group}/{block_of[name]}", len(order) - 1 - order.index(block_of[name])
+        else:
+            key, depth = (f"{group}/stem", len(order)) if position < first else (group, 0)
+        parts.setdefault(key, (depth, []))[1].append(name)
+    return parts
+
+
+def _check_group(name: str, group: Mapping[str, Any]) -> None:
+    unknown = set(group) - GROUP_KEYS
+    if unknown or not {"modules", "lr"} <= set(group):
+        raise ValueError(f"`groups.{name}` needs modules and lr and knows {sorted(GROUP_KEYS)}, got {sorted(group)}.")
+    if "/" in name:
+        raise ValueError(f"`groups` has the name {name!r}; '/' is kept for the blocks of layer_decay, use '_'.")
+    if isinstance(group["modules"], str) or not group["modules"]:
+        raise ValueError(f"`groups.{name}.modules` must be a list of module paths, got {group['modules']!r}.")
+    if float(group["lr"]) < 0:
+        raise ValueError(f"`groups.{name}.lr` must not be negative, got {group['lr']}.")
+    if not 0 < float(group.get("layer_decay", 1.0)) <= 1:
+        raise ValueError(f"`groups.{name}.layer_decay` must be in (0, 1], got {group['layer_decay']}; 1.0 is off.")
+
+
+def _below(name: str, path: str) -> bool:
+    return name == path or name.startswith(f"{path}.")
+
+
+def _shorten(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

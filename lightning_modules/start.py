@@ -1,0 +1,44 @@
+"""Starts a module from the checkpoint of an earlier phase."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+
+from ..datamodules.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Opens a Lightning checkpoint without running code that it may hold.
+
+    Raises:
+        CheckpointError: no such file, or no checkpoint.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f"no checkpoint at '{path}'; check the path, or train the phase that writes it.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch names no common base: pickle, zip and runtime errors all mean unreadable
+        raise CheckpointError(f"'{path}' is damaged or no checkpoint ({type(error).__name__}: {error}); use another file.") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise CheckpointError(f"'{path}' holds no `state_dict`; pass a checkpoint that train.py wrote.")
+    return checkpoint
+
+
+def load_start(module: LightningModule, path: str) -> None:
+    """Loads all weights of an earlier phase; every tensor must match.
+
+    Raises:
+        CheckpointError: unreadable, of another task or region list, or tensors that do not match.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"])
+    except (CheckpointError, RuntimeError) as error:
+        raise CheckpointError(f"cannot start from '{path}': {error}") from error
+    log.info("started from %s", path)

@@ -1,0 +1,26 @@
+"""Answers for new pictures: ``python predict.py checkpoint=… input=FOLDER output=FOLDER``."""
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from stagewise.train import one_line_errors
+
+
+def run(cfg: DictConfig) -> int:
+    """Writes the answers into ``output`` and returns how many there are."""
+    module = instantiate(cfg.module)
+    answers = module.predict_folder(cfg.input, cfg.output, **cfg.options)
+    print(f"{len(answers)} pictures answered; written to {cfg.output}")
+    return len(answers)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="predict")
+def main(cfg: DictConfig) -> None:
+    """Adds Hydra to :func:`run`."""
+    with one_line_errors():
+        run(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Trains one experiment: ``python train.py experiment=geopak_phase1``."""
+
+import logging
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+log = logging.getLogger("stagewise.train")
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Fits, validates the best checkpoint, and returns its monitored value (what a sweep minimises or maximises)."""
+    check_start(cfg)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    datamodule, module = instantiate(cfg.datamodule), instantiate(cfg.lightning_module)
+    callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
+    module.provenance = {"datamodule": OmegaConf.to_container(cfg.datamodule, resolve=True), "experiment": cfg.name}
+    with fresh_folder(Path(cfg.run_dir)):
+        loggers = [instantiate(c) for c in (cfg.logger or {}).values()]
+        trainer: L.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
+        trainer.fit(module, datamodule=datamodule)
+    best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+    if not best:
+        return None
+    trainer.validate(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
+    return trainer.callback_metrics[cfg.monitor.name].item()
+
+
+def check_start(cfg: DictConfig) -> None:
+    """Refuses to start from a checkpoint that is not there; names the command that makes it."""
+    if cfg.start_from and not Path(cfg.start_from).is_file():
+        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        kept = [o for o in overrides if o.split("=")[0] in ("demo", "paths.checkpoints", "datamodule.root")]
+        command = shlex.join(["python", "train.py", f"experiment={cfg.made_by}", *kept])
+        raise FileNotFoundError(f"no checkpoint at start_from='{cfg.start_from}'; make it with:\n  {command}")
+
+
+@contextmanager
+def fresh_folder(folder: Path) -> Iterator[None]:
+    """Moves an earlier run aside, never overwrites it; moves it back if the new one fails before its first epoch."""
+    if rank_zero_only.rank != 0:
+        yield
+        return
+    old = folder.with_name(f"{folder.name}_until_{time.strftime('%Y-%m-%d_%H-%M-%S')}")
+    occupied = folder.is_dir() and any(folder.iterdir())
+    if occupied:
+        folder.rename(old)
+        log.info("the run before is kept as %s", old)
+    try:
+        yield
+    except BaseException:
+        if not any(folder.glob("*.c*")):  # neither a checkpoint nor losses.csv
+            shutil.rmtree(folder, ignore_errors=True)
+            if occupied:
+                old.rename(folder)
+        raise
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float | None:
+    """Adds Hydra to :func:`run`; what a user can mend ends in one line."""
+    with one_line_errors():
+        return run(cfg)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the program with the message alone; HYDRA_FULL_ERROR=1 shows where it came from."""
+    try:
+        yield
+    except (ValueError, OSError, InstantiationException) as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        print(f"error: {cause}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()
