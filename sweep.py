@@ -41,7 +41,11 @@ class SweepReport(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Leaves the job's result in its folder, where any launcher's jobs can be collected from."""
-        if "monitor" not in config or job_return.hydra_cfg is None or job_return.hydra_cfg.hydra.mode.name != "MULTIRUN":
+        if (
+            "monitor" not in config
+            or job_return.hydra_cfg is None
+            or job_return.hydra_cfg.hydra.mode.name != "MULTIRUN"
+        ):
             return
         done = job_return.status == JobStatus.COMPLETED
         row = {
@@ -73,7 +77,9 @@ class SweepReport(Callback):
             writer.writerows(rows)
         for row in rows:
             score = f"{row['score']:.4f}" if row["score"] is not None else row["status"]
-            keys = [f"{k}={v}" for k, v in row.items() if k not in ("job", "status", "monitor", "mode", "score", "run_dir")]
+            keys = [
+                f"{k}={v}" for k, v in row.items() if k not in ("job", "status", "monitor", "mode", "score", "run_dir")
+            ]
             log.info("%s %s  %s  %s", row["monitor"], score, " ".join(keys), row["run_dir"])
         log.info("written: %s", folder / "sweep.csv")
 

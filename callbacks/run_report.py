@@ -105,7 +105,9 @@ class RunReport(Checkpoint):
                 pairs += [(column, name)] if f"{split}/{name}" in logged else []
                 continue
             head, tail = (f"{split}/{name}").split("*")
-            stars = [key[len(head) : len(key) - len(tail)] for key in logged if key.startswith(head) and key.endswith(tail)]
+            stars = [
+                key[len(head) : len(key) - len(tail)] for key in logged if key.startswith(head) and key.endswith(tail)
+            ]
             pairs += [(column.replace("*", star), name.replace("*", star)) for star in stars]
         return pairs
 
@@ -121,7 +123,9 @@ class RunReport(Checkpoint):
         with _replacing(self.dirpath / "losses.csv") as path, open(path, "w", newline="") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
-            writer.writerows({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in self.rows)
+            writer.writerows(
+                {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in self.rows
+            )
 
     # --- the end ---
 
@@ -136,7 +140,7 @@ class RunReport(Checkpoint):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Keeps a usable checkpoint, closes the table, and says why the run ended."""
-        if trainer.state.fn != "fit" or not self.rows and not trainer.global_step:
+        if trainer.state.fn != "fit" or (not self.rows and not trainer.global_step):
             return
         if isinstance(exception, KeyboardInterrupt):
             trainer.save_checkpoint(self.dirpath / f"{self.experiment}_interrupted.ckpt")
@@ -156,7 +160,9 @@ class RunReport(Checkpoint):
             path.write_text(json.dumps(summary, indent=1))
         if self.rows:
             draw_curves(self.rows, self.dirpath / "curves.png")
-        log.info("stopped by: %s; best %s %s in epoch %s", stopped_by, self.monitor, summary["best"], summary["best_epoch"])
+        log.info(
+            "stopped by: %s; best %s %s in epoch %s", stopped_by, self.monitor, summary["best"], summary["best_epoch"]
+        )
 
     def summary(self, trainer: L.Trainer, stopped_by: str) -> dict[str, Any]:
         """The content of ``summary.json``."""
@@ -210,14 +216,18 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
         "accuracy": [c for c in columns if c.endswith("_acc")],
     }
     panels = {title: names for title, names in panels.items() if names}
-    figure, axes = plt.subplots(1, len(panels) or 1, figsize=(6 * max(1, len(panels)), 4.5), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(panels) or 1, figsize=(6 * max(1, len(panels)), 4.5), squeeze=False, layout="constrained"
+    )
     for axis, (title, names) in zip(axes[0], panels.items()):
         for i, name in enumerate(names):
             for split, style in zip(SPLITS, ("--", "-")):
                 points = [(r["epoch"], r[name]) for r in rows if r["split"] == split and name in r]
                 if points:
                     label = name.removesuffix("_acc").removesuffix("_error_km") if split == "val" else None
-                    axis.plot(*zip(*points), style, color=f"C{i % 10}", marker="." if split == "val" else None, label=label)
+                    axis.plot(
+                        *zip(*points), style, color=f"C{i % 10}", marker="." if split == "val" else None, label=label
+                    )
         axis.set(title=f"{title}: val solid, train dashed", xlabel="epoch", ylabel=title)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if title != "accuracy":

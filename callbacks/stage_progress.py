@@ -119,6 +119,11 @@ class StageProgress:
         """Whether the stage beat the best before it; with nothing to compare it did."""
         return self.best_before is None or self.stage_evaluations == 0 or (self.gain or 0.0) > 0
 
+    @property
+    def is_at_best(self) -> bool:
+        """Whether the weights of this very moment are those of the best evaluation."""
+        return self.best_evaluation == self.evaluations and self.batches_since_evaluation == 0
+
     def next_stage(self, step: int) -> None:
         """Moves on: the score to beat is the best so far."""
         self.index += 1

@@ -1,6 +1,5 @@
 """Opens the optimizer's groups stage by stage, and takes a stage back that did not pay."""
 
-import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,8 +30,8 @@ class StagedUnfreezing(Callback):
     With ``Trainer(num_sanity_val_steps=-1)`` the sanity check gives ``start_value``, which the first stage has to beat;
     without it the first stage is kept.
 
-    A roll-back restores the weights of the best evaluation so far; the optimizer's moments go on, and so does the plan:
-    a later cumulative stage opens the groups again. A gradient accumulation window restarts at a change of stage.
+    A roll-back restores the weights of the best evaluation so far; the optimizer's moments and the plan go on: a later
+    cumulative stage opens the groups again. A gradient accumulation window restarts at a change of stage.
 
     Args:
         stages: name -> ``open``, ``epochs``, ``steps``, ``patience``, ``min_delta``, ``only``; see :class:`Stage`.
@@ -123,8 +122,8 @@ class StagedUnfreezing(Callback):
         """Refuses what it cannot do exactly."""
         if stage == "fit":
             refuse_unsupported(trainer)
-            folder = os.path.join(self.dirpath or trainer.default_root_dir, "stages")
-            self._weights, self._report = BestWeights(folder), Path(folder) / "stages.json"
+            folder = Path(self.dirpath or trainer.default_root_dir) / "stages"
+            self._weights, self._report = BestWeights(str(folder)), folder / "stages.json"
             self._ended = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -138,10 +137,6 @@ class StagedUnfreezing(Callback):
         self.converge(trainer, pl_module)
         # before the loop asks, so that a finished run does not train one more epoch
         trainer.should_stop = trainer.should_stop or self.progress.finished
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Once more, now that the optimizer's state has been restored."""
-        self.converge(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """A cheap check, since no other hook is sure to fire on a resume."""
@@ -157,6 +152,8 @@ class StagedUnfreezing(Callback):
     def converge(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes module, optimizer and DDP wrapper agree with the present stage; a second call changes nothing."""
         self._application.converge(trainer, pl_module, self.progress.index, self.progress.opened_at)
+
+    on_train_start = converge  # once more, now that the optimizer's state has been restored
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The one place of decisions."""
@@ -177,9 +174,8 @@ class StagedUnfreezing(Callback):
 
     def _end_stage(self, trainer: Trainer, pl_module: LightningModule, ended: str, undo: bool) -> None:
         progress, stage = self.progress, self.stages[self.progress.index]
-        failed = not progress.helped
-        self._judge(trainer, pl_module, ended, undo or (failed and self.on_no_gain == "rollback"))
-        if failed and self.on_no_gain == "stop":
+        self._judge(trainer, pl_module, ended, undo or (self.on_no_gain == "rollback" and not progress.helped))
+        if self.on_no_gain == "stop" and not progress.helped:
             ended = f"no gain, {ended}"
         elif progress.index < len(self.stages) - 1:
             progress.next_stage(trainer.global_step)
@@ -209,11 +205,10 @@ class StagedUnfreezing(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judges the stage that the trainer's own limits cut off, and ends with the best."""
-        progress = self.progress
-        if not progress.finished and progress.stage_evaluations:
-            self._judge(trainer, pl_module, "trainer", roll_back=self.on_no_gain == "rollback" and not progress.helped)
+        if not self.progress.finished and self.progress.stage_evaluations:
+            self._judge(trainer, pl_module, "trainer", self.on_no_gain == "rollback" and not self.progress.helped)
         self._end(trainer, pl_module)
-        rank_zero_info("Stages\n" + table(progress.records))
+        rank_zero_info("Stages\n" + table(self.progress.records))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same for a finished run that was resumed: Lightning trains nothing and skips ``on_train_end``."""
@@ -252,5 +247,4 @@ class StagedUnfreezing(Callback):
         check_same("optimizer groups", state["groups"], self._application.groups.fingerprint())
         progress, self._loaded = self.progress, None
         if self._keeps_weights and progress.best_evaluation is not None:
-            is_best = progress.best_evaluation == progress.evaluations and progress.batches_since_evaluation == 0
-            self._weights.adopt(trainer, pl_module, progress.key(), state["weights"], is_best)
+            self._weights.adopt(trainer, pl_module, progress.key(), state["weights"], progress.is_at_best)

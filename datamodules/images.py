@@ -76,7 +76,9 @@ def centre_box(height: int, width: int) -> Box:
     return (height - side) // 2, (width - side) // 2, side, side
 
 
-def random_box(height: int, width: int, area: tuple[float, float], ratio: tuple[float, float], key: Sequence[int]) -> Box:
+def random_box(
+    height: int, width: int, area: tuple[float, float], ratio: tuple[float, float], key: Sequence[int]
+) -> Box:
     """A random crop that exists for a picture of any aspect.
 
     Its area is a share of the largest square of the picture, so it has the scale of :func:`centre_box`; torchvision's

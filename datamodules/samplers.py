@@ -114,7 +114,9 @@ def _slice(group: Any, quota: int, rank: int, world: int) -> slice:
     if quota < world:
         raise QuotaError(f"the quota of '{group}' is {quota}, fewer than the {world} processes; each rank needs one.")
     if quota % world:
-        raise QuotaError(f"the quota of '{group}' is {quota}, not divisible by the {world} processes; ranks would differ.")
+        raise QuotaError(
+            f"the quota of '{group}' is {quota}, not divisible by the {world} processes; ranks would differ."
+        )
     return slice(rank * quota // world, (rank + 1) * quota // world)
 
 

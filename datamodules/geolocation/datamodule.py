@@ -15,19 +15,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..errors import DatasetNotFoundError, StagewiseError
-from ..images import photometric, unreadable_images
+from ..images import photometric
 from ..samplers import GroupBalancedBatchSampler
 from . import feature_cache as cache
-from .cell_builder import build_cells
-from .geocells import CellTable
-from .geodesy import spherical_mean
-from .leaks import check_pictures, check_places
 from .photo_dataset import FeatureDataset, PhotoDataset, collate_batch
-from .photo_table import Faults, PhotoTable, read_photo_table
+from .photo_splits import PhotoSplits
 from .regions import check_settings, quotas
 
 log = logging.getLogger(__name__)
 _EVAL_BATCH = 128
+DEFAULT_LOADER = {
+    "batch_size": 64,
+    "batches_per_epoch": 1300,
+    "exhausted": "cycle",
+    "balance": "sampler",
+    "num_workers": 0,
+}
 
 
 class GeolocationDataModule(L.LightningDataModule):
@@ -45,7 +48,8 @@ class GeolocationDataModule(L.LightningDataModule):
         on_bad_rows: ``raise`` or ``drop``.
         checks: ``{images, place_gap_km}``: decode every picture before training; the smallest distance between a
             train row and a row of another split.
-        views: augmented views of each train picture in the feature cache; 0 runs the encoders at every step.
+        feature_cache: ``{views}``: augmented views of each train picture in the cache of frozen encoders' outputs; 0 runs
+            the encoders at every step.
         cache_dir: for built cell tables and cached features.
         seed: of the run.
     """
@@ -67,127 +71,48 @@ class GeolocationDataModule(L.LightningDataModule):
         check_settings(regions)
         if on_bad_rows not in ("raise", "drop"):
             raise StagewiseError(f"`on_bad_rows` must be 'raise' or 'drop', got '{on_bad_rows}'.")
-        self.root, self.regions, self.cells = Path(root), regions or {}, dict(cells or {})
-        self.loader = {"batch_size": 64, "batches_per_epoch": 1300, "exhausted": "cycle", "balance": "sampler", "num_workers": 0}
-        self.loader |= loader or {}
+        self.root = Path(root)
+        self.loader = DEFAULT_LOADER | (loader or {})
         self.image = {"px": 224, "root": None} | (image or {})
-        self.on_bad_rows, self.checks = on_bad_rows, {"images": True, "place_gap_km": 0.1} | (checks or {})
+        checks = {"images": True, "place_gap_km": 0.1} | (checks or {})
+        self.splits = PhotoSplits(self.root, regions or {}, dict(cells or {}), self.image["root"], on_bad_rows, checks)
         self.views, self.cache_dir, self.seed = int((feature_cache or {}).get("views", 0)), Path(cache_dir), seed
-        self.geography: dict[str, Any] | None = None
         self.test_split = "test"
-        self.tables: dict[str, PhotoTable] = {}
         self._features: dict[str, cache.Features] = {}
 
     # --- tables ---
 
     @property
-    def region_names(self) -> list[str]:
-        """Names in the order of their ids."""
-        if self.geography is None:
-            raise StagewiseError("the data module does not know its regions before `setup`; call setup('fit') first.")
-        return list(self.geography["region_names"])
+    def geography(self) -> dict[str, Any] | None:
+        """Region names, cells and settings, as plain numbers and lists; None before ``setup``."""
+        return self.splits.geography
+
+    @geography.setter
+    def geography(self, value: dict[str, Any]) -> None:
+        """Adopts a checkpoint's geography, so that its cells are used and nothing is fitted."""
+        self.splits.geography = value
 
     def setup(self, stage: str) -> None:
-        """Reads and checks train and val; builds or reads the cells. Test splits are read when asked for."""
-        if self.tables:
-            return
-        names = self.region_names if self.geography else list(self.regions) or None
-        train, names, faults = read_photo_table(self.root / "train.csv", names, self.image["root"])
-        self.tables["train"] = self._clean(train, faults)
-        if self.geography is None:
-            self.geography = self._describe(self.tables["train"], names)
-        self._drop_wrong_cells("train")
-        if (self.root / "val.csv").is_file() or stage == "fit":
-            self.split("val")
-
-    def _describe(self, train: PhotoTable, names: list[str]) -> dict[str, Any]:
-        """All that a network must know of the data; fitted on train only; plain numbers and lists."""
-        centroid = spherical_mean(torch.from_numpy(train.lat_lon_deg), torch.ones(len(train)))
-        settings = [self.regions.get(name, {}) for name in names]
-        counts = np.bincount(train.region, minlength=len(names))
-        return {
-            "region_names": names,
-            "count": counts.tolist(),
-            "tau_km": [s.get("tau_km") for s in settings],
-            "offset_scale": [float(s.get("offset_scale", 1.0)) for s in settings],
-            "centroid_deg": centroid.tolist(),
-            "region_centroid_deg": [_centroid(train, r) for r in range(len(names))],
-            "cells": self._cell_table(train, names).as_dict(),
-        }
-
-    def _cell_table(self, train: PhotoTable, names: list[str]) -> CellTable:
-        options = dict(self.cells)
-        path = options.pop("path", None) or self.root / "cell_metadata.csv"
-        if Path(path).is_file() or "path" in self.cells and self.cells["path"]:
-            return CellTable.read_csv(path, names)
-        radii = {i: float(s["max_radius_km"]) for i, n in enumerate(names) if "max_radius_km" in (s := self.regions.get(n, {}))}
-        if radii:
-            default = float(options.pop("max_radius_km", 50.0))
-            options["max_radius_km"] = {i: radii.get(i, default) for i in range(len(names))}
-        built = build_cells(train.lat_lon_deg, train.region, **options)
-        log.info("built %d geocells from %d train rows", len(built), len(train))
-        return built
-
-    def split(self, name: str) -> PhotoTable:
-        """Reads and checks one split; refuses places or pictures that it shares with train or another split read."""
-        if name not in self.tables:
-            table, _, faults = read_photo_table(self.root / f"{name}.csv", self.region_names, self.image["root"])
-            self.tables[name] = self._clean(table, faults)
-            self._drop_wrong_cells(name)
-            check_places(self.tables["train"], self.tables[name], float(self.checks["place_gap_km"]))
-            if self.checks["images"]:
-                check_pictures({k: t.image_paths() for k, t in self.tables.items()})
-        return self.tables[name]
-
-    def _clean(self, table: PhotoTable, faults: Faults) -> PhotoTable:
-        if self.checks["images"]:
-            good = np.array([i for i in range(len(table)) if i not in faults], np.int64)
-            paths = table.image_paths()
-            bad = unreadable_images([paths[i] for i in good])
-            faults = faults | {int(good[i]): f"image '{paths[good[i]]}': {why}" for i, why in bad.items()}
-        return table.without(faults, self.on_bad_rows, log.warning)
-
-    def _drop_wrong_cells(self, name: str) -> None:
-        """A ``cell_id`` of the CSV must be in the table and belong to the row's region."""
-        table, cells = self.tables[name], self.cell_table
-        if table.cell_id is None or not (self.root / "cell_metadata.csv").is_file() and not self.cells.get("path"):
-            return
-        given = np.flatnonzero(table.cell_id >= 0)
-        position = cells.position_of(table.cell_id[given])
-        faults: Faults = {}
-        for row, at in zip(given.tolist(), position.tolist()):
-            if at < 0:
-                faults[row] = f"cell_id {table.cell_id[row]} is not in the cell table"
-            elif cells.region[at] != table.region[row]:
-                own, other = self.region_names[table.region[row]], self.region_names[cells.region[at]]
-                faults[row] = f"cell_id {table.cell_id[row]} belongs to '{other}', the row to '{own}'"
-        self.tables[name] = table.without(faults, self.on_bad_rows, log.warning)
-
-    @property
-    def cell_table(self) -> CellTable:
-        """The geocells of the geography."""
-        return CellTable.from_dict((self.geography or {})["cells"])
+        """Reads and checks train, and val for a fit; further splits are read when asked for."""
+        for name in ("train", "val") if stage in ("fit", "validate") else ("train",):
+            self.splits.get(name)
 
     # --- samples ---
 
     def dataset(self, name: str) -> PhotoDataset:
-        """The pictures of a split; rows without a valid ``cell_id`` get the nearest cell of their region."""
-        table = self.split(name)
-        cell = self.cell_table.assign(table.lat_lon_deg, table.region)
-        if table.cell_id is not None:
-            given = self.cell_table.position_of(table.cell_id)
-            cell = np.where((table.cell_id >= 0) & (given >= 0), given, cell)
+        """The pictures of a split, with their cells."""
         crops = {k: tuple(self.image[k]) for k in ("area", "ratio") if k in self.image}
-        return PhotoDataset(table, cell, int(self.image["px"]), seed=self.seed, **crops)
+        table = self.splits.get(name)
+        return PhotoDataset(table, self.splits.cell_of(name), int(self.image["px"]), seed=self.seed, **crops)
 
     def sampler(self) -> GroupBalancedBatchSampler:
         """Batches of the recipe's mix, or of the natural one where ``balance`` is ``none``."""
-        region, size = self.split("train").region, int(self.loader["batch_size"])
+        region, size = self.splits.get("train").region, int(self.loader["batch_size"])
         if self.loader["balance"] == "weights":
             groups, share = np.zeros(len(region), np.int64), {0: size}
         elif self.loader["balance"] == "sampler":
-            counts = np.bincount(region, minlength=len(self.region_names))
-            groups, share = region, quotas(self.region_names, counts, self.regions, size)
+            counts = np.bincount(region, minlength=len(self.splits.region_names))
+            groups, share = region, quotas(self.splits.region_names, counts, self.splits.regions, size)
         else:
             raise StagewiseError(f"loader.balance must be 'sampler' or 'weights', got '{self.loader['balance']}'.")
         length, exhausted = int(self.loader["batches_per_epoch"]), self.loader["exhausted"]
@@ -196,7 +121,14 @@ class GeolocationDataModule(L.LightningDataModule):
     def _loader(self, dataset: Any, **options: Any) -> DataLoader[Any]:
         workers = int(self.loader["num_workers"])
         pinned = torch.cuda.is_available()
-        return DataLoader(dataset, num_workers=workers, persistent_workers=workers > 0, pin_memory=pinned, collate_fn=collate_batch, **options)
+        return DataLoader(
+            dataset,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pinned,
+            collate_fn=collate_batch,
+            **options,
+        )
 
     def _with_features(self, name: str, key: str | None = None) -> Any:
         features = self._features.get(key or name)
@@ -243,11 +175,17 @@ class GeolocationDataModule(L.LightningDataModule):
             weights_key: hash of the encoders' weights.
             device: where ``encode`` runs.
         """
-        plans: dict[str, tuple[str, int]] = {"train": ("train", self.views), "val": ("val", 1), "reference": ("train", 1)}
+        plans: dict[str, tuple[str, int]] = {
+            "train": ("train", self.views),
+            "val": ("val", 1),
+            "reference": ("train", 1),
+        }
         for name, (split, views) in plans.items():
             dataset, augmented = self.dataset(split), name == "train"
             transform = json.dumps([self.image, self.seed, augmented], sort_keys=True, default=str)
-            tag = hashlib.blake2b(f"{self.root.absolute()} {weights_key} {transform} {views}".encode(), digest_size=8).hexdigest()
+            tag = hashlib.blake2b(
+                f"{self.root.absolute()} {weights_key} {transform} {views}".encode(), digest_size=8
+            ).hexdigest()
             key = {"weights": weights_key, "transform": transform, "data": cache.data_key(dataset.table)}
             passes = self._passes(dataset, augmented, device)
             folder = self.cache_dir / "features" / f"{name}-{tag}"
@@ -261,11 +199,6 @@ class GeolocationDataModule(L.LightningDataModule):
                 yield self.on_after_batch_transfer({k: v.to(device) for k, v in batch.items()}, 0)
 
         return batches
-
-
-def _centroid(train: PhotoTable, region: int) -> list[float]:
-    points = torch.from_numpy(train.lat_lon_deg[train.region == region])
-    return spherical_mean(points, torch.ones(len(points))).tolist()
 
 
 class GeneratedGeolocationDataModule(GeolocationDataModule):

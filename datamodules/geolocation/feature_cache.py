@@ -29,7 +29,9 @@ def data_key(table: PhotoTable) -> str:
     return digest.hexdigest()
 
 
-def load_or_make(folder: Path, key: dict[str, Any], views: int, rows: int, batches: Callable[[int], Iterable[Any]], encode: Encode) -> Features:
+def load_or_make(
+    folder: Path, key: dict[str, Any], views: int, rows: int, batches: Callable[[int], Iterable[Any]], encode: Encode
+) -> Features:
     """Opens the cache in ``folder``, or runs the encoders over ``views`` passes of the data and writes it.
 
     Args:
@@ -52,7 +54,9 @@ def load_or_make(folder: Path, key: dict[str, Any], views: int, rows: int, batch
     found = json.loads((folder / "key.json").read_text())
     stale = sorted(k for k in described.keys() | found.keys() if described.get(k) != found.get(k))
     if stale:
-        raise StaleCacheError(f"the feature cache '{folder}' was made from other {', '.join(stale)}; delete the folder.")
+        raise StaleCacheError(
+            f"the feature cache '{folder}' was made from other {', '.join(stale)}; delete the folder."
+        )
     return {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
 
 
@@ -63,7 +67,9 @@ def _make(folder: Path, key: dict[str, Any], batches: Callable[[int], Iterable[A
     part.mkdir(parents=True)
     arrays: dict[str, Any] = {}
     for view in range(key["views"]):
-        for batch in tqdm(batches(view), desc=f"encoding {folder.name}, view {view + 1} of {key['views']}", leave=False):
+        for batch in tqdm(
+            batches(view), desc=f"encoding {folder.name}, view {view + 1} of {key['views']}", leave=False
+        ):
             rows = batch["sample_id"].cpu().numpy()
             for name, value in encode(batch).items():
                 if name not in arrays:

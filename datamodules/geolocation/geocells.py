@@ -60,7 +60,9 @@ class CellTable:
         for r in np.unique(region):
             rows, cells = np.flatnonzero(region == r), np.flatnonzero(self.region == r)
             if not len(cells):
-                raise BadRowsError(f"region {r} has rows but no cell in the cell table; rebuild the cells on train.csv.")
+                raise BadRowsError(
+                    f"region {r} has rows but no cell in the cell table; rebuild the cells on train.csv."
+                )
             centres = sphere_points(self.centre_deg[cells]).T
             for chunk in np.array_split(rows, max(1, len(rows) // _ASSIGN_CHUNK)):
                 result[chunk] = cells[(sphere_points(lat_lon_deg[chunk]) @ centres).argmax(1)]
@@ -104,7 +106,15 @@ class CellTable:
             for i in range(len(self)):
                 r, (lat, lon) = int(self.region[i]), self.centre_deg[i]
                 near = " ".join(map(str, self.neighbours[i]))
-                row = [self.cell_id[i], region_names[r], r, f"{lat:.6f}", f"{lon:.6f}", f"{self.radius_km[i]:.3f}", near]
+                row = [
+                    self.cell_id[i],
+                    region_names[r],
+                    r,
+                    f"{lat:.6f}",
+                    f"{lon:.6f}",
+                    f"{self.radius_km[i]:.3f}",
+                    near,
+                ]
                 writer.writerow(row)
 
     @classmethod
@@ -116,7 +126,9 @@ class CellTable:
             BadRowsError: a column is missing, a row does not parse, an id stands twice, a region is unknown.
         """
         if not Path(path).is_file():
-            raise DatasetNotFoundError(f"no cell table at '{path}'; pass datamodule.cells=null to build one from train.csv.")
+            raise DatasetNotFoundError(
+                f"no cell table at '{path}'; pass datamodule.cells=null to build one from train.csv."
+            )
         with open(path, newline="") as file:
             reader = csv.DictReader(file)
             missing = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
@@ -146,6 +158,12 @@ def _append_row(table: dict[str, list[Any]], row: dict[str, str], where: str, na
         raise BadRowsError(f"{where}: province_id {region} is not the id of '{row['province']}'.")
     if not (abs(centre[0]) <= 90 and abs(centre[1]) <= 180 and 0 < radius_km < 20_000):
         raise BadRowsError(f"{where}: centre {centre} or radius {radius_km} km is out of range.")
-    values = {"cell_id": cell_id, "region": region, "centre_deg": centre, "radius_km": radius_km, "neighbours": neighbours}
+    values = {
+        "cell_id": cell_id,
+        "region": region,
+        "centre_deg": centre,
+        "radius_km": radius_km,
+        "neighbours": neighbours,
+    }
     for key, value in values.items():
         table[key].append(value)

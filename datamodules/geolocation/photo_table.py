@@ -98,7 +98,9 @@ class PhotoTable:
         return self.take(np.flatnonzero(keep))
 
 
-def read_photo_table(path: str | Path, regions: list[str] | None, image_root: str | Path | None = None) -> tuple[PhotoTable, list[str], Faults]:
+def read_photo_table(
+    path: str | Path, regions: list[str] | None, image_root: str | Path | None = None
+) -> tuple[PhotoTable, list[str], Faults]:
     """Reads one split.
 
     Args:
@@ -137,7 +139,9 @@ def _read_columns(path: Path, faults: Faults) -> dict[str, pa.ChunkedArray]:
     try:
         header = pa.csv.open_csv(path).schema.names
     except pa.ArrowInvalid as error:
-        raise BadRowsError(f"'{path}' is empty or no CSV ({error}); its first line must be {','.join(REQUIRED)}.") from error
+        raise BadRowsError(
+            f"'{path}' is empty or no CSV ({error}); its first line must be {','.join(REQUIRED)}."
+        ) from error
     missing = [c for c in REQUIRED if c not in header]
     if missing:
         raise BadRowsError(f"'{path}' lacks the column(s) {', '.join(missing)}; it needs {', '.join(REQUIRED)}.")
@@ -170,7 +174,9 @@ def _parse_with_faults(path: Path, columns: list[str], faults: Faults) -> pa.Tab
             numbers = [_number(text, float if pa.types.is_floating(kind) else int) for text in table[name].to_pylist()]
             for i, (number, text) in enumerate(zip(numbers, table[name].to_pylist())):
                 if number is None and (text.strip() or name != "cell_id"):
-                    faults.setdefault(i, f"{name} '{text}' is not a {'number' if pa.types.is_floating(kind) else 'whole number'}")
+                    faults.setdefault(
+                        i, f"{name} '{text}' is not a {'number' if pa.types.is_floating(kind) else 'whole number'}"
+                    )
             column = pa.chunked_array([pa.array(numbers, kind)])
         else:
             column = table[name].cast(pa.string()).dictionary_encode() if name == "province" else table[name]
@@ -195,7 +201,9 @@ def _regions_of(path: Path, codes: NDArray[Any], values: list[str], ids: NDArray
     return [found[i] for i in range(len(found))]
 
 
-def _check_regions(codes: NDArray[Any], values: list[str], ids: NDArray[np.int64], regions: list[str], faults: Faults) -> NDArray[np.int64]:
+def _check_regions(
+    codes: NDArray[Any], values: list[str], ids: NDArray[np.int64], regions: list[str], faults: Faults
+) -> NDArray[np.int64]:
     number = {name: i for i, name in enumerate(regions)}
     by_name = np.array([number.get(v, -1) for v in values], np.int64)[codes]
     for i in np.flatnonzero(by_name < 0):

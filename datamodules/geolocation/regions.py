@@ -23,7 +23,9 @@ def check_settings(regions: Mapping[str, Mapping[str, Any]] | None) -> None:
             raise StagewiseError(f"regions.{name} has unknown key(s) {unknown}; known: {', '.join(SETTINGS)}.")
 
 
-def quotas(names: list[str], counts: NDArray[np.int64], settings: Mapping[str, Mapping[str, Any]], batch_size: int) -> dict[int, int]:
+def quotas(
+    names: list[str], counts: NDArray[np.int64], settings: Mapping[str, Mapping[str, Any]], batch_size: int
+) -> dict[int, int]:
     """Samples of each region in a batch.
 
     Without a table every region present gets the same share, the largest two, and the remainder goes to the largest:
@@ -40,13 +42,19 @@ def quotas(names: list[str], counts: NDArray[np.int64], settings: Mapping[str, M
         present = np.flatnonzero(counts)
         largest, share = int(counts.argmax()), batch_size // (len(present) + 1)
         if share < 1:
-            raise QuotaError(f"loader.batch_size={batch_size} is too small for {len(present)} regions; take at least {len(present) + 1}.")
+            raise QuotaError(
+                f"loader.batch_size={batch_size} is too small for {len(present)} regions; take at least {len(present) + 1}."
+            )
         table = {int(i): share for i in present}
         table[largest] = batch_size - share * (len(present) - 1)
     if sum(table.values()) != batch_size:
         listed = ", ".join(f"{names[i]} {q}" for i, q in table.items())
-        raise QuotaError(f"the quotas add up to {sum(table.values())}, not to loader.batch_size={batch_size}: {listed}.")
+        raise QuotaError(
+            f"the quotas add up to {sum(table.values())}, not to loader.batch_size={batch_size}: {listed}."
+        )
     empty = [names[i] for i in table if not counts[i]]
     if empty:
-        raise QuotaError(f"the quota of {', '.join(empty)} cannot be met: train.csv has no row there; remove the quota.")
+        raise QuotaError(
+            f"the quota of {', '.join(empty)} cannot be met: train.csv has no row there; remove the quota."
+        )
     return table

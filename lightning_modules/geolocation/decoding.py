@@ -13,7 +13,9 @@ RULES = ("best", "geometric_median", "mean")
 SHORTLIST = 64  # train pictures that the refinement looks at
 
 
-def hypotheses(network: GeolocationNetwork, out: dict[str, Tensor], regions: int = 2, cells: int = 5, temperature: float = 1.0) -> dict[str, Tensor]:
+def hypotheses(
+    network: GeolocationNetwork, out: dict[str, Tensor], regions: int = 2, cells: int = 5, temperature: float = 1.0
+) -> dict[str, Tensor]:
     """The likeliest cells of the likeliest regions, each with its place.
 
     Args:
@@ -27,7 +29,9 @@ def hypotheses(network: GeolocationNetwork, out: dict[str, Tensor], regions: int
         ``cell`` (B, K), ``log_p`` (B, K) = log P(region) P(cell | region), ``place_deg`` (B, K, 2), best first.
         K = regions * cells; padding has ``log_p`` near -1e4.
     """
-    log_region, region = (out["region_logits"] / temperature).log_softmax(-1).topk(min(regions, out["region_logits"].shape[1]))
+    log_region, region = (
+        (out["region_logits"] / temperature).log_softmax(-1).topk(min(regions, out["region_logits"].shape[1]))
+    )
     per_cell = out["cell_logits"].log_softmax(-1)
     own = per_cell.gather(1, region.unsqueeze(-1).expand(-1, -1, per_cell.shape[-1]))
     log_cell, slot = own.topk(min(cells, own.shape[-1]), -1)
@@ -87,7 +91,12 @@ class ReferenceBank:
         return cls(F.normalize(embedding - centre, dim=-1).half(), centre, lat_lon_deg, cell)
 
     def refine(
-        self, embedding: Tensor, found: dict[str, Tensor], neighbours: int = 4, sharpness: float = 100.0, reach_km: float = 300.0
+        self,
+        embedding: Tensor,
+        found: dict[str, Tensor],
+        neighbours: int = 4,
+        sharpness: float = 100.0,
+        reach_km: float = 300.0,
     ) -> dict[str, Tensor]:
         """Moves each hypothesis to the similarity-weighted place of the train pictures it looks like.
 
@@ -111,7 +120,9 @@ class ReferenceBank:
         near = haversine_km(place.unsqueeze(1), anchor_deg.unsqueeze(2)) <= reach_km
         logit = (sharpness * value.unsqueeze(1)).masked_fill(~near, -torch.inf)
         top, which = logit.topk(min(neighbours, logit.shape[-1]), -1)
-        points = place.unsqueeze(1).expand(-1, inside.shape[1], -1, -1).gather(2, which.unsqueeze(-1).expand(-1, -1, -1, 2))
+        points = (
+            place.unsqueeze(1).expand(-1, inside.shape[1], -1, -1).gather(2, which.unsqueeze(-1).expand(-1, -1, -1, 2))
+        )
         empty = ~inside.any(-1)
         weight = top.masked_fill(empty.unsqueeze(-1), 0.0).softmax(-1)
         moved = torch.where(empty.unsqueeze(-1), found["place_deg"], spherical_mean(points, weight))
@@ -123,6 +134,8 @@ class ReferenceBank:
         """The most similar train pictures inside the chosen cells: similarity and row, (B, M) each."""
         query = F.normalize(embedding - self.centre, dim=-1)
         similarity = query @ self.embedding.to(query.dtype).T
-        chosen = torch.zeros(len(cells), int(max(self.cell.max(), cells.max())) + 1, dtype=torch.bool, device=cells.device)
+        chosen = torch.zeros(
+            len(cells), int(max(self.cell.max(), cells.max())) + 1, dtype=torch.bool, device=cells.device
+        )
         chosen.scatter_(1, cells, True)
         return similarity.masked_fill(~chosen[:, self.cell], -1.0).topk(min(SHORTLIST, similarity.shape[1]), -1)

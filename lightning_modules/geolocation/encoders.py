@@ -46,7 +46,12 @@ def clip_image_tower(
     logging.disable(logging.WARNING)  # open_clip tells every step of its own to the root logger
     try:
         model = open_clip.create_model(
-            name, source, force_quick_gelu=quick_gelu, force_image_size=image_px, require_pretrained=bool(source), **model_config
+            name,
+            source,
+            force_quick_gelu=quick_gelu,
+            force_image_size=image_px,
+            require_pretrained=bool(source),
+            **model_config,
         )
     except (RuntimeError, OSError, ValueError) as error:
         raise CheckpointError(f"encoder clip: cannot load {name} with pretrained='{source}': {error}") from error

@@ -104,7 +104,7 @@ def histogram_baseline(datamodule: Any, split: str) -> dict[str, float]:
 
     (x, y), (query, truth) = _histograms(datamodule, "train"), _histograms(datamodule, split)
     forest = RandomForestClassifier(200, class_weight="balanced", random_state=0, n_jobs=-1).fit(x.numpy(), y.numpy())
-    found = scores.region_scores(torch.from_numpy(forest.predict(query.numpy())), truth, datamodule.region_names)
+    found = scores.region_scores(torch.from_numpy(forest.predict(query.numpy())), truth, datamodule.splits.region_names)
     return {k: found[k] for k in ("province_accuracy", "province_macro_accuracy")}
 
 
@@ -116,7 +116,10 @@ def as_text(metrics: dict[str, float], split: str, names: list[str]) -> str:
         numbers = [f"{get[k]:10.1f}" if (k := f"{key}{m}_km") in get else " " * 10 for m in ("median", "mean", "p90")]
         return f"  {title:34s}" + "".join(numbers) + (f"{accuracy:11.1%}" if accuracy is not None else "")
 
-    lines = [f"{split}: {get['rows']:.0f} rows", f"  {'error in km':34s}{'median':>10s}{'mean':>10s}{'p90':>10s}{'province':>11s}"]
+    lines = [
+        f"{split}: {get['rows']:.0f} rows",
+        f"  {'error in km':34s}{'median':>10s}{'mean':>10s}{'p90':>10s}{'province':>11s}",
+    ]
     lines.append(line("end to end", "", get["province_accuracy"]))
     lines += [line(f"ladder: {rung.replace('_', ' ')}", f"{rung}_", None) for rung in scores.LADDER]
     for name, title in (("majority", "baseline: majority centroid"), ("nearest", "baseline: nearest features")):
@@ -124,10 +127,17 @@ def as_text(metrics: dict[str, float], split: str, names: list[str]) -> str:
     if "baseline_histogram_province_accuracy" in get:
         lines.append(f"  {'baseline: colour histogram forest':64s}{get['baseline_histogram_province_accuracy']:11.1%}")
     lines.append("  within " + ", ".join(f"{km} km {get[f'within_{km}_km']:.1%}" for km in scores.WITHIN_KM))
-    lines.append(f"  macro province accuracy {get['province_macro_accuracy']:.1%}, of the decoded place {get['decoded_province_accuracy']:.1%}, "
-                 f"cell top-1 {get['cell_top1_accuracy']:.1%}, top-5 {get['cell_top5_accuracy']:.1%}")
-    lines.append(f"  calibration: ECE {get['ece_raw']:.3f} -> {get['ece']:.3f} with the temperature of val; "
-                 f"the 90 % radius (median {get['radius_90_median_km']:.0f} km) holds {get['radius_90_coverage']:.1%}")
-    lines += [f"    {name:34s} accuracy {get[f'accuracy/{s}']:6.1%}   median {get[f'median_km/{s}']:8.1f} km"
-              for name in names if f"accuracy/{(s := scores.slug(name))}" in get]
+    lines.append(
+        f"  macro province accuracy {get['province_macro_accuracy']:.1%}, of the decoded place {get['decoded_province_accuracy']:.1%}, "
+        f"cell top-1 {get['cell_top1_accuracy']:.1%}, top-5 {get['cell_top5_accuracy']:.1%}"
+    )
+    lines.append(
+        f"  calibration: ECE {get['ece_raw']:.3f} -> {get['ece']:.3f} with the temperature of val; "
+        f"the 90 % radius (median {get['radius_90_median_km']:.0f} km) holds {get['radius_90_coverage']:.1%}"
+    )
+    lines += [
+        f"    {name:34s} accuracy {get[f'accuracy/{s}']:6.1%}   median {get[f'median_km/{s}']:8.1f} km"
+        for name in names
+        if f"accuracy/{(s := scores.slug(name))}" in get
+    ]
     return "\n".join(lines)

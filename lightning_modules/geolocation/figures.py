@@ -36,7 +36,9 @@ def _map_axes(axis: Any, geography: dict[str, Any], colour_regions: bool = True)
     axis.grid(alpha=0.25)
 
 
-def draw_predictions(rows: dict[str, Tensor], geography: dict[str, Any], rule: str, path: Path, title: str, most: int = 400) -> None:
+def draw_predictions(
+    rows: dict[str, Tensor], geography: dict[str, Any], rule: str, path: Path, title: str, most: int = 400
+) -> None:
     """True places, each joined to its prediction and coloured by the error.
 
     Args:
@@ -60,7 +62,11 @@ def draw_predictions(rows: dict[str, Tensor], geography: dict[str, Any], rule: s
         if abs(b - d) < 180:  # a line across the date line would cross the whole map
             axis.plot([b, d], [a, c], color=paint, lw=0.6, alpha=0.6)
     axis.scatter(truth[:, 1], truth[:, 0], s=14, c=colour, zorder=3)
-    labels = [f"within {_FAR_KM[0]} km", *(f"{a}-{b} km" for a, b in zip(_FAR_KM, _FAR_KM[1:])), f"over {_FAR_KM[-1]} km"]
+    labels = [
+        f"within {_FAR_KM[0]} km",
+        *(f"{a}-{b} km" for a, b in zip(_FAR_KM, _FAR_KM[1:])),
+        f"over {_FAR_KM[-1]} km",
+    ]
     errors = [Line2D([], [], marker="o", lw=1, color=c, label=text) for c, text in zip(_COLOURS, labels)]
     axis.add_artist(axis.legend(handles=errors, title="error of the prediction", loc="lower right", fontsize=8))
     axis.legend(title="geocells of", loc="upper left", fontsize=8)
@@ -85,11 +91,18 @@ def draw_photo(image: Tensor, answer: dict[str, Any], geography: dict[str, Any],
     left.set_title(Path(answer["image"]).name, fontsize=10)
     _map_axes(right, geography, colour_regions=False)
     for guess in answer["hypotheses"]:
-        right.scatter(guess["longitude"], guess["latitude"], s=20 + 300 * guess["probability"], color="C0", alpha=0.6, zorder=3)
+        right.scatter(
+            guess["longitude"], guess["latitude"], s=20 + 300 * guess["probability"], color="C0", alpha=0.6, zorder=3
+        )
     lat, lon, radius = answer["latitude"], answer["longitude"], answer["radius_90_km"]
     angle = np.linspace(0, 2 * np.pi, 120)
     d_lat = radius / 111.0 * np.sin(angle)
-    right.plot(lon + radius / 111.0 * np.cos(angle) / max(0.05, math.cos(math.radians(lat))), np.clip(lat + d_lat, -90, 90), "C3--", lw=1.2)
+    right.plot(
+        lon + radius / 111.0 * np.cos(angle) / max(0.05, math.cos(math.radians(lat))),
+        np.clip(lat + d_lat, -90, 90),
+        "C3--",
+        lw=1.2,
+    )
     right.scatter(lon, lat, marker="*", s=220, color="C3", zorder=4)
     text = f"{answer['province']} ({answer['province_probability']:.0%}): {lat:.3f}° N, {lon:.3f}° E"
     right.set_title(f"{text}\nthe circle of {radius:.0f} km should hold the truth 90 % of the time", fontsize=10)

@@ -20,7 +20,17 @@ from .figures import draw_predictions
 from .network import GeolocationNetwork
 
 log = logging.getLogger(__name__)
-_TABLE = ("truth_deg", "label", "region_logits", "log_p", "place_deg", "hypothesis_cell", "hypothesis_region", "cell_rank", *scores.LADDER)
+_TABLE = (
+    "truth_deg",
+    "label",
+    "region_logits",
+    "log_p",
+    "place_deg",
+    "hypothesis_cell",
+    "hypothesis_region",
+    "cell_rank",
+    *scores.LADDER,
+)
 
 
 class GeolocationModule(L.LightningModule):
@@ -50,7 +60,9 @@ class GeolocationModule(L.LightningModule):
         self.save_hyperparameters(ignore=["optimizer"])
         self.optimizer = optimizer
         self.loss_options = {"tau_km": "auto", "km": {}, "beta": 0.9995, "balance": "sampler"} | (loss or {})
-        self.loss_weights = {"province": 0.5, "cell": 1.0, "offset": 1.0, "aux": 0.1} | self.loss_options.pop("weights", {})
+        self.loss_weights = {"province": 0.5, "cell": 1.0, "offset": 1.0, "aux": 0.1} | self.loss_options.pop(
+            "weights", {}
+        )
         if unknown := sorted(set(self.loss_weights) - set(losses.LOSSES)):
             raise StagewiseError(f"loss.weights has unknown key(s) {unknown}; known: {', '.join(losses.LOSSES)}.")
         self.decode = {"regions": 2, "cells": 5, "rule": "auto", "retrieval": None} | (decode or {})
@@ -130,7 +142,13 @@ class GeolocationModule(L.LightningModule):
 
     def _log_losses(self, prefix: str, parts: dict[str, Tensor], size: int) -> None:
         training = prefix == "train"
-        names = {"total": "loss", "province": "loss_province", "cell": "loss_geocell", "offset": "loss_offset", "aux": "loss_aux"}
+        names = {
+            "total": "loss",
+            "province": "loss_province",
+            "cell": "loss_geocell",
+            "offset": "loss_offset",
+            "aux": "loss_aux",
+        }
         values = {f"{prefix}/{names[k]}": v.detach() for k, v in parts.items()}
         self.log_dict(values, on_step=False, on_epoch=True, prog_bar=training, batch_size=size, sync_dist=not training)
 
@@ -264,7 +282,9 @@ class GeolocationModule(L.LightningModule):
 
     # --- use ---
 
-    def evaluate(self, datamodule: Any, trainer: L.Trainer, split: str, folder: str, **options: Any) -> tuple[dict[str, float], str]:
+    def evaluate(
+        self, datamodule: Any, trainer: L.Trainer, split: str, folder: str, **options: Any
+    ) -> tuple[dict[str, float], str]:
         """The whole list of :func:`evaluation.evaluate`, as numbers and as text."""
         metrics = evaluation.evaluate(self, datamodule, trainer, split, folder, **options)
         return metrics, evaluation.as_text(metrics, split, self.geography["region_names"])

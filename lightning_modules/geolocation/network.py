@@ -50,7 +50,9 @@ class GeolocationNetwork(nn.Module):
         self.scene_projection = projection(int(self.scene.num_features), WIDTH)
         self.gate = nn.Linear(2 * WIDTH, 1)
         nn.init.constant_(self.gate.bias, _GATE_BIAS)
-        self.region_head = nn.Sequential(*projection(WIDTH, 256), nn.Dropout(dropout), small_output(nn.Linear(256, n_regions)))
+        self.region_head = nn.Sequential(
+            *projection(WIDTH, 256), nn.Dropout(dropout), small_output(nn.Linear(256, n_regions))
+        )
         per_region = [int((cells.region == r).sum()) for r in range(n_regions)]
         self.cell_heads = nn.Sequential(nn.Dropout(dropout), RegionCellHeads(per_region, WIDTH))
         self.cell_embedding = nn.Embedding(len(cells), 96)
@@ -74,7 +76,9 @@ class GeolocationNetwork(nn.Module):
         at[region, slot] = torch.arange(len(region))
         self.register_buffer("cell_centre_deg", centre)
         self.register_buffer("cell_region", region)
-        self.register_buffer("offset_limit_deg", offset_limit_deg(centre, torch.from_numpy(cells.radius_km).float(), scale))
+        self.register_buffer(
+            "offset_limit_deg", offset_limit_deg(centre, torch.from_numpy(cells.radius_km).float(), scale)
+        )
         self.register_buffer("cell_slot", slot)  # (C,) place among the cells of its region
         self.register_buffer("cell_at", at)  # (R, C_max) the inverse, -1 is padding
 

@@ -47,14 +47,25 @@ def predict_tensors(module: "GeolocationModule", images: Tensor, names: Sequence
     answers = []
     for i, name in enumerate(names):
         chosen = int(rows["hypothesis_region"][i, rows["log_p"][i].argmax()])
-        values = (str(name), *place[i].tolist(), module.geography["region_names"][chosen], region_p[i, chosen].item(), radius[i].item())
+        values = (
+            str(name),
+            *place[i].tolist(),
+            module.geography["region_names"][chosen],
+            region_p[i, chosen].item(),
+            radius[i].item(),
+        )
         answers.append(dict(zip(COLUMNS, values)) | {"hypotheses": _hypotheses(module, rows, i)})
     return answers
 
 
 def _hypotheses(module: "GeolocationModule", rows: dict[str, Tensor], i: int) -> list[dict[str, Any]]:
     names, ids = module.geography["region_names"], module.geography["cells"]["cell_id"]
-    columns = (rows["place_deg"][i], rows["hypothesis_region"][i], rows["hypothesis_cell"][i], rows["log_p"][i].softmax(-1))
+    columns = (
+        rows["place_deg"][i],
+        rows["hypothesis_region"][i],
+        rows["hypothesis_cell"][i],
+        rows["log_p"][i].softmax(-1),
+    )
     found = [
         {"latitude": p[0], "longitude": p[1], "province": names[r], "cell_id": ids[c], "probability": w}
         for p, r, c, w in zip(*(column.tolist() for column in columns))
@@ -62,21 +73,27 @@ def _hypotheses(module: "GeolocationModule", rows: dict[str, Tensor], i: int) ->
     return sorted(found, key=lambda h: -h["probability"])
 
 
-def predict_images(module: "GeolocationModule", paths: Sequence[str | Path], batch_size: int = 32) -> list[dict[str, Any]]:
+def predict_images(
+    module: "GeolocationModule", paths: Sequence[str | Path], batch_size: int = 32
+) -> list[dict[str, Any]]:
     """Answers for picture files; see :func:`predict_tensors`.
 
     Raises:
         BadRowsError: a file that cannot be read.
     """
     px, answers = module.network.image_px, []
-    for start in tqdm(range(0, len(paths), batch_size), desc="locating", unit="batch", disable=len(paths) <= batch_size):
+    for start in tqdm(
+        range(0, len(paths), batch_size), desc="locating", unit="batch", disable=len(paths) <= batch_size
+    ):
         chunk = paths[start : start + batch_size]
         images = torch.stack([crop(image, centre_box(*image.shape[-2:]), px) for image in map(read_image, chunk)])
         answers += predict_tensors(module, images, [str(p) for p in chunk])
     return answers
 
 
-def predict_folder(module: "GeolocationModule", source: str, target: str, most_pictures: int = 50) -> list[dict[str, Any]]:
+def predict_folder(
+    module: "GeolocationModule", source: str, target: str, most_pictures: int = 50
+) -> list[dict[str, Any]]:
     """Locates every picture below a folder; writes ``predictions.csv``, ``predictions.geojson`` and maps.
 
     A broken picture is named and left out, the others are answered.
@@ -92,7 +109,9 @@ def predict_folder(module: "GeolocationModule", source: str, target: str, most_p
     """
     found = [Path(source)] if Path(source).is_file() else find_images(source)
     if not found:
-        raise DatasetNotFoundError(f"no picture at input='{source}'; pass a folder with .jpg, .png, .webp or .gif files.")
+        raise DatasetNotFoundError(
+            f"no picture at input='{source}'; pass a folder with .jpg, .png, .webp or .gif files."
+        )
     good = []
     for path in found:
         try:

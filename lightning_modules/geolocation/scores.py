@@ -96,7 +96,9 @@ def end_to_end_scores(rows: dict[str, Tensor], names: list[str], calibration: di
         rung_error = haversine_km(rows[rung], truth)
         scores |= {f"{rung}_median_km": rung_error.median().item(), f"{rung}_mean_km": rung_error.mean().item()}
     for rule in RULES:
-        scores[f"{rule}_median_km"] = error_scores(haversine_km(combine(rows["place_deg"], rows["log_p"], rule), truth))["median_km"]
+        scores[f"{rule}_median_km"] = error_scores(
+            haversine_km(combine(rows["place_deg"], rows["log_p"], rule), truth)
+        )["median_km"]
     for r, name in enumerate(names):
         if (label == r).any():
             scores[f"median_km/{slug(name)}"] = error_scores(error[label == r])["median_km"]
@@ -104,7 +106,9 @@ def end_to_end_scores(rows: dict[str, Tensor], names: list[str], calibration: di
     return scores | {"rows": float(len(truth))}
 
 
-def calibration_scores(rows: dict[str, Tensor], place: Tensor, error: Tensor, calibration: dict[str, Any]) -> dict[str, float]:
+def calibration_scores(
+    rows: dict[str, Tensor], place: Tensor, error: Tensor, calibration: dict[str, Any]
+) -> dict[str, float]:
     """ECE of the region probabilities before and after the temperature, and how often the 90 % radius holds the truth."""
     scores = {}
     for name, temperature in (("ece_raw", 1.0), ("ece", calibration["temperature"])):
@@ -142,7 +146,12 @@ def calibrate(rows: dict[str, Tensor], rule: str) -> dict[str, Any]:
     ratio = errors[best] / (expected_spread_km(rows["place_deg"], rows["log_p"], places[best]) + base)
     level = min(1.0, 0.9 * (1 + 1 / len(ratio)))  # the finite-sample correction of split conformal prediction
     factor = torch.quantile(ratio.double(), level).item()
-    return {"rule": best, "temperature": fit_temperature(rows["region_logits"], rows["label"]), "radius_factor": factor, "radius_base_km": base}
+    return {
+        "rule": best,
+        "temperature": fit_temperature(rows["region_logits"], rows["label"]),
+        "radius_factor": factor,
+        "radius_base_km": base,
+    }
 
 
 def fit_temperature(logits: Tensor, label: Tensor) -> float:

@@ -33,7 +33,7 @@ class Network(nn.Module):
 class TinyModule(LightningModule):
     """Logs ``val/score`` from ``scores``, one an evaluation (the last one goes on), the sanity check apart."""
 
-    class_names = ["common", "rare", "rarest"]
+    class_names = ("common", "rare", "rarest")
 
     def __init__(self, scores=(), start=None, optimizer=None, matrices=()):
         super().__init__()

@@ -1,0 +1,151 @@
+"""The splits of a data set: read, checked against each other, and described for the network."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..errors import StagewiseError
+from ..images import unreadable_images
+from .cell_builder import build_cells
+from .geocells import CellTable
+from .geodesy import spherical_mean
+from .leaks import check_pictures, check_places
+from .photo_table import Faults, PhotoTable, read_photo_table
+
+log = logging.getLogger(__name__)
+
+
+class PhotoSplits:
+    """Tables by split name, and the geography that is fitted on train.
+
+    Args:
+        root: folder with the CSVs.
+        regions: name -> settings in the order of the ids; empty reads the names from ``train.csv``.
+        cells: ``{path}`` of a cell table or the arguments of :func:`build_cells`; a ``cell_metadata.csv`` in ``root``
+            is used unless a path says otherwise.
+        image_root: folder of the pictures; None is ``root``.
+        on_bad_rows: ``raise`` or ``drop``.
+        checks: ``{images, place_gap_km}``.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        regions: dict[str, dict[str, Any]],
+        cells: dict[str, Any],
+        image_root: str | None,
+        on_bad_rows: str,
+        checks: dict[str, Any],
+    ) -> None:
+        self.root, self.regions, self.image_root = root, regions, image_root
+        self.on_bad_rows, self.checks = on_bad_rows, checks
+        self.build_options = dict(cells)
+        self.cells_path = self.build_options.pop("path", None)
+        self.geography: dict[str, Any] | None = None
+        self.tables: dict[str, PhotoTable] = {}
+
+    @property
+    def region_names(self) -> list[str]:
+        """Names in the order of their ids."""
+        if self.geography is None:
+            raise StagewiseError("the regions are not known before train.csv is read; call setup('fit') first.")
+        return list(self.geography["region_names"])
+
+    @property
+    def cell_table(self) -> CellTable:
+        """The geocells of the geography."""
+        return CellTable.from_dict((self.geography or {})["cells"])
+
+    def read_train(self) -> None:
+        """Reads train; describes it unless a geography was adopted from a checkpoint."""
+        names = self.region_names if self.geography else list(self.regions) or None
+        train, names, faults = read_photo_table(self.root / "train.csv", names, self.image_root)
+        self.tables["train"] = self._clean(train, faults)
+        if self.geography is None:
+            self.geography = self._describe(self.tables["train"], names)
+        self._check_cells("train")
+
+    def get(self, name: str) -> PhotoTable:
+        """One split, read when first asked for.
+
+        Raises:
+            SplitLeakError: it shares places or pictures with a split read before.
+        """
+        if "train" not in self.tables:
+            self.read_train()
+        if name not in self.tables:
+            table, _, faults = read_photo_table(self.root / f"{name}.csv", self.region_names, self.image_root)
+            self.tables[name] = self._clean(table, faults)
+            self._check_cells(name)
+            check_places(self.tables["train"], self.tables[name], float(self.checks["place_gap_km"]))
+            if self.checks["images"]:
+                check_pictures({k: t.image_paths() for k, t in self.tables.items()})
+        return self.tables[name]
+
+    def cell_of(self, name: str) -> NDArray[np.int64]:
+        """(N,) position of each row's cell: its ``cell_id``, or the nearest cell of its region."""
+        table, cells = self.get(name), self.cell_table
+        nearest = cells.assign(table.lat_lon_deg, table.region)
+        if table.cell_id is None or not self._has_cell_file():
+            return nearest
+        return np.where(table.cell_id >= 0, cells.position_of(table.cell_id), nearest)
+
+    def _has_cell_file(self) -> bool:
+        return bool(self.cells_path) or (self.root / "cell_metadata.csv").is_file()
+
+    def _clean(self, table: PhotoTable, faults: Faults) -> PhotoTable:
+        if self.checks["images"]:
+            good = np.array([i for i in range(len(table)) if i not in faults], np.int64)
+            paths = table.image_paths()
+            bad = unreadable_images([paths[i] for i in good])
+            faults = faults | {int(good[i]): f"image '{paths[good[i]]}': {why}" for i, why in bad.items()}
+        return table.without(faults, self.on_bad_rows, log.warning)
+
+    def _check_cells(self, name: str) -> None:
+        """A ``cell_id`` of the CSV must be in the cell file and belong to the row's region."""
+        table, cells = self.tables[name], self.cell_table
+        if table.cell_id is None or not self._has_cell_file():
+            return
+        given = np.flatnonzero(table.cell_id >= 0)
+        position = cells.position_of(table.cell_id[given])
+        faults: Faults = {}
+        for row, at in zip(given.tolist(), position.tolist()):
+            if at < 0:
+                faults[row] = f"cell_id {table.cell_id[row]} is not in the cell table"
+            elif cells.region[at] != table.region[row]:
+                own, other = self.region_names[table.region[row]], self.region_names[cells.region[at]]
+                faults[row] = f"cell_id {table.cell_id[row]} belongs to '{other}', the row to '{own}'"
+        self.tables[name] = table.without(faults, self.on_bad_rows, log.warning)
+
+    def _describe(self, train: PhotoTable, names: list[str]) -> dict[str, Any]:
+        """All that a network must know of the data; fitted on train only; plain numbers and lists."""
+        settings = [self.regions.get(name, {}) for name in names]
+        counts = np.bincount(train.region, minlength=len(names))
+        return {
+            "region_names": names,
+            "count": counts.tolist(),
+            "tau_km": [s.get("tau_km") for s in settings],
+            "offset_scale": [float(s.get("offset_scale", 1.0)) for s in settings],
+            "centroid_deg": _centroid(train.lat_lon_deg),
+            "region_centroid_deg": [_centroid(train.lat_lon_deg[train.region == r]) for r in range(len(names))],
+            "cells": self._read_or_build_cells(train, names).as_dict(),
+        }
+
+    def _read_or_build_cells(self, train: PhotoTable, names: list[str]) -> CellTable:
+        if self._has_cell_file():
+            return CellTable.read_csv(self.cells_path or self.root / "cell_metadata.csv", names)
+        options = dict(self.build_options)
+        default = float(options.pop("max_radius_km", 50.0))
+        radii = {i: float(self.regions.get(n, {}).get("max_radius_km", default)) for i, n in enumerate(names)}
+        built = build_cells(train.lat_lon_deg, train.region, max_radius_km=radii, **options)
+        log.info("built %d geocells from %d train rows", len(built), len(train))
+        return built
+
+
+def _centroid(lat_lon_deg: NDArray[np.float64]) -> list[float]:
+    points = torch.from_numpy(lat_lon_deg)
+    return [float(x) for x in spherical_mean(points, torch.ones(len(points)))]
