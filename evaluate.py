@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint on a split: ``python evaluate.py checkpoint=checkpoints/phase2/phase2_best.ckpt split=test``."""
+"""Evaluates a checkpoint: ``python evaluate.py checkpoint=checkpoints/phase2/phase2_best.ckpt split=test``."""
 
 import json
 import logging

@@ -1,6 +1,7 @@
-"""Weights of the best evaluation on disk: two generations, never half a file."""
+"""Weights of the best evaluations on disk, never half a file."""
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from .trainable import clear_gradients
 
 
 class BestWeights:
-    """Keeps the weights of the best evaluation and of the best before it.
+    """Keeps the weights of the best evaluation and of the ones it replaced.
 
-    Two, so that a run killed right after a new best can still resume from the checkpoint before it.
+    More than one, so that a run killed right after a new best can still resume from the checkpoint before it.
 
     Args:
-        folder: where ``best_weights.pt`` and ``best_weights_previous.pt`` lie.
+        folder: where ``best_weights.pt``, ``best_weights_2.pt`` and so on lie.
+        keep: how many of them.
 
     >>> import tempfile
     >>> net, store = nn.Linear(1, 1), BestWeights(tempfile.mkdtemp())
@@ -26,9 +28,10 @@ class BestWeights:
     ['bias', 'weight']
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, keep: int = 2) -> None:
         self.newest = Path(folder) / "best_weights.pt"
-        self.previous = Path(folder) / "best_weights_previous.pt"
+        older = [Path(folder) / f"best_weights_{place}.pt" for place in range(2, keep + 1)]
+        self.paths = [self.newest, *older]
 
     def save(self, module: nn.Module, evaluation: str) -> None:
         """Writes the module's weights under the key of their run and evaluation."""
@@ -72,28 +75,30 @@ class BestWeights:
         if trainer.is_global_zero and not self.has(evaluation):
             if is_best:
                 self.save(pl_module, evaluation)
-            elif (old := BestWeights(origin)).has(evaluation):
+            elif (old := BestWeights(origin, len(self.paths))).has(evaluation):
                 self._write({"evaluation": evaluation, "state_dict": old.load(evaluation)})
         if not trainer.strategy.broadcast(trainer.is_global_zero and self.has(evaluation)):
             raise FileNotFoundError(self._missing(evaluation))
 
     def _find(self, evaluation: str) -> dict[str, Any] | None:
-        contents = [self._read(path) for path in (self.newest, self.previous) if path.exists()]
+        contents = [self._read(path) for path in self.paths if path.exists()]
         return next((content for content in contents if content["evaluation"] == evaluation), None)
 
     def _write(self, content: dict[str, Any]) -> None:
         self.newest.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.newest.with_suffix(".tmp")
         torch.save(content, temporary)
-        # a kill between the two leaves the older generation, which is the one the last checkpoint names
+        # a kill in between leaves the older files, which are the ones that the last checkpoint names
         if self.newest.exists() and self._read(self.newest)["evaluation"] != content["evaluation"]:
-            os.replace(self.newest, self.previous)
+            for newer, older in reversed(list(pairwise(self.paths))):
+                if newer.exists():
+                    os.replace(newer, older)
         os.replace(temporary, self.newest)
 
     def _missing(self, evaluation: str) -> str:
         return (
             f"The weights of evaluation {evaluation} are not in {self.newest.parent}; resume from a newer checkpoint, "
-            "from the one of that evaluation, or with on_no_gain='keep' and at_end='last'."
+            "from the one of that evaluation, or with on_no_gain='keep' and at_end='last' (keep_best keeps more)."
         )
 
     @staticmethod

@@ -43,6 +43,7 @@ class StagedUnfreezing(Callback):
             keep, or stop (the fit ends).
         at_end: the module ends with the weights of its best evaluation, or with the last ones.
         dirpath: gets the folder ``stages`` (weights, ``stages.json``); the trainer's ``default_root_dir`` if ``None``.
+        keep_best: weights of how many bests stay there; a checkpoint older than that cannot be resumed.
 
     Raises:
         ValueError: a description that cannot work, before anything trains.
@@ -62,6 +63,7 @@ class StagedUnfreezing(Callback):
         on_no_gain: str = "rollback",
         at_end: str = "best",
         dirpath: str | None = None,
+        keep_best: int = 2,
     ) -> None:
         check_mode(mode)
         check_choice("batchnorm", batchnorm, BATCHNORM)
@@ -69,14 +71,12 @@ class StagedUnfreezing(Callback):
         check_choice("at_end", at_end, AT_END)
         self.stages = parse_stages(stages)
         self.monitor = monitor
-        self.on_no_gain = on_no_gain
-        self.at_end = at_end
-        self.dirpath = dirpath
+        self.on_no_gain, self.at_end = on_no_gain, at_end
+        self.dirpath, self.keep_best = dirpath, keep_best
         self.mode = mode
         self.batchnorm = batchnorm
         self.progress = StageProgress(mode)
-        self.red_flag = False  # an ended plan is no warning
-        self.weights_replaced = False
+        self.weights_replaced = self.red_flag = False  # an ended plan is no warning
         self._application: StageApplication
         self._keeps_weights = on_no_gain == "rollback" or at_end == "best"
         self._loaded: dict[str, Any] | None = None
@@ -90,7 +90,7 @@ class StagedUnfreezing(Callback):
 
     @property
     def start_value(self) -> float | None:
-        """The score before any training, where the sanity check covers the whole validation set."""
+        """The score before any training, from a sanity check of the whole validation set."""
         return self.progress.start_value
 
     def has_ended(self, name: str) -> bool:
@@ -123,7 +123,7 @@ class StagedUnfreezing(Callback):
         if stage == "fit":
             refuse_unsupported(trainer)
             folder = Path(self.dirpath or trainer.default_root_dir) / "stages"
-            self._weights, self._report = BestWeights(str(folder)), folder / "stages.json"
+            self._weights, self._report = BestWeights(str(folder), self.keep_best), folder / "stages.json"
             self._ended = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -35,7 +35,8 @@ def read_image(path: str | Path) -> Tensor:
         image = decode_image(str(path), mode=ImageReadMode.RGB, apply_exif_orientation=True)
     except RuntimeError as error:
         raise BadRowsError(f"'{path}': {why_unreadable(path)}; replace or remove the file.") from error
-    return image if image.ndim == 3 else image[0]
+    image = image if image.ndim == 3 else image[0]
+    return F.to_dtype(image, torch.uint8, scale=True)  # a PNG may hold 16 bits a channel
 
 
 def why_unreadable(path: str | Path) -> str:
@@ -97,7 +98,9 @@ def random_box(
     """
     u = np.random.Generator(np.random.Philox(key=_two_words(key))).random(4)
     side = min(height, width) * math.sqrt(area[0] + u[0] * (area[1] - area[0]))
-    stretch = math.exp(math.log(ratio[0]) + u[1] * (math.log(ratio[1]) - math.log(ratio[0]))) ** 0.5
+    low = max(math.log(ratio[0]), 2 * math.log(side / height))  # a taller or wider box would stick out and,
+    high = min(math.log(ratio[1]), 2 * math.log(width / side))  # cut to the picture, fall below the area
+    stretch = math.exp((low + u[1] * (high - low)) / 2)
     h, w = (max(1, min(limit, round(x))) for limit, x in ((height, side / stretch), (width, side * stretch)))
     return int(u[2] * (height - h + 1)), int(u[3] * (width - w + 1)), h, w
 

@@ -20,8 +20,8 @@ class GroupBalancedBatchSampler(BatchSampler):
         groups: (N,) group of each sample.
         quotas: samples of each group in a global batch.
         batches_per_epoch: length of an epoch.
-        exhausted: ``"cycle"`` goes through a group without replacement and reshuffles when it is used up;
-            ``"replace"`` draws with replacement.
+        exhausted: ``"cycle"`` goes through a group without replacement, on from one epoch to the next, and
+            reshuffles when it is used up; ``"replace"`` draws with replacement.
         seed: of the run.
         keyed: yields ``(index, draw)`` pairs, where ``draw`` numbers the samples of the whole run, so that a
             dataset can derive its augmentation from it.
@@ -48,6 +48,8 @@ class GroupBalancedBatchSampler(BatchSampler):
             raise QuotaError(f"`exhausted` must be 'cycle' or 'replace', got '{exhausted}'.")
         if batches_per_epoch < 1:
             raise QuotaError(f"`batches_per_epoch` must be at least 1, got {batches_per_epoch}.")
+        if not quotas:
+            raise QuotaError("`quotas` is empty; give the samples of at least one group.")
         self.groups, self.quotas, self.batches_per_epoch = groups, dict(quotas), batches_per_epoch
         self.exhausted, self.seed, self.keyed = exhausted, seed, keyed
         self.batch_size, self.drop_last = sum(self.quotas.values()), True
@@ -87,11 +89,18 @@ class GroupBalancedBatchSampler(BatchSampler):
     def _draw(self, position: int, group: Any) -> NDArray[np.int64]:
         """(batches, quota) row indices of one group for this epoch, counter-based (Philox)."""
         rows, wanted = self._rows[group], self.batches_per_epoch * self.quotas[group]
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, (self.epoch << 20) + position]))
         if self.exhausted == "replace":
-            return rows[rng.integers(len(rows), size=wanted)].reshape(self.batches_per_epoch, -1)
-        cycles = [rng.permutation(rows) for _ in range(-(-wanted // len(rows)))]
-        return np.concatenate(cycles)[:wanted].reshape(self.batches_per_epoch, -1)
+            drawn = rows[self._generator(position, self.epoch).integers(len(rows), size=wanted)]
+        else:
+            cycle, start = divmod(self.epoch * wanted, len(rows))
+            last = (self.epoch * wanted + wanted - 1) // len(rows)
+            cycles = [self._generator(position, c).permutation(rows) for c in range(cycle, last + 1)]
+            drawn = np.concatenate(cycles)[start : start + wanted]
+        return drawn.reshape(self.batches_per_epoch, -1)
+
+    def _generator(self, position: int, number: int) -> np.random.Generator:
+        """The random numbers of one group in one epoch or cycle."""
+        return np.random.Generator(np.random.Philox(key=[self.seed, (number << 20) + position]))
 
     def __iter__(self) -> Iterator[list[Any]]:
         rank, world = _rank_and_world()

@@ -70,7 +70,7 @@ class Quantile(Metric):
 
     def compute(self) -> Tensor:
         """The quantile as a float32 scalar; NaN when there is no sample."""
-        if not self.values:
+        if len(self.values) == 0:  # a list, or one tensor once it is gathered
             return torch.tensor(torch.nan, device=self.device)
         values, sample_ids = dim_zero_cat(self.values), dim_zero_cat(self.sample_ids)
         if values.isnan().any():
@@ -101,7 +101,8 @@ def quantile_of_unique(values: Tensor, sample_ids: Tensor, q: float) -> Tensor:
     first[1:] = ids[1:] != ids[:-1]
     ranked = values[order][first].double().sort().values
     position = q * (ranked.numel() - 1)
-    low, high = ranked[int(position)], ranked[min(int(position) + 1, ranked.numel() - 1)]
-    # two infinite neighbours: their difference would be NaN
-    between = low if bool(low == high) else low + (high - low) * (position - int(position))
+    below, share = int(position), position - int(position)
+    low, high = ranked[below], ranked[min(below + 1, ranked.numel() - 1)]
+    # infinite neighbours: inf - inf and 0 * inf would be NaN
+    between = low if share == 0 or bool(low == high) else low + (high - low) * share
     return between.float()

@@ -109,16 +109,21 @@ def _distance_km(points: Points, centre: Points) -> Points:
 
 
 def _radius(points: Points, centre: Points) -> float:
-    return max(_MIN_RADIUS_KM, float(np.quantile(_distance_km(points, centre), _RADIUS_QUANTILE)))
+    # "lower", because interpolation would let the farthest of fewer than 20 points in again
+    return max(_MIN_RADIUS_KM, float(np.quantile(_distance_km(points, centre), _RADIUS_QUANTILE, method="lower")))
 
 
 def _split(points: Points, max_radius_km: float, min_size: int) -> list[Points]:
     """Halves a cluster until it is narrow enough or a half would be too small."""
-    if len(points) < 2 * min_size or _radius(points, _centre(points)) <= max_radius_km:
+    centre = _centre(points)
+    radius = _radius(points, centre)
+    if len(points) < 2 * min_size or radius <= max_radius_km:
         return [points]
     from sklearn.cluster import KMeans
 
-    label = KMeans(2, n_init=4, random_state=0).fit_predict(_project(points))
+    plane = _project(points)
+    core = _distance_km(points, centre) <= radius  # a far point would take a half for itself alone
+    label = KMeans(2, n_init=4, random_state=0).fit(plane[core]).predict(plane)
     halves = [points[label == 0], points[label == 1]]
     if min(map(len, halves)) < min_size:
         return [points]

@@ -48,8 +48,8 @@ class GeolocationDataModule(L.LightningDataModule):
         on_bad_rows: ``raise`` or ``drop``.
         checks: ``{images, place_gap_km}``: decode every picture before training; the smallest distance between a
             train row and a row of another split.
-        feature_cache: ``{views}``: augmented views of each train picture in the cache of frozen encoders' outputs; 0 runs
-            the encoders at every step.
+        feature_cache: ``{views}``: augmented views of each train picture in the cache of frozen encoders' outputs;
+            0 runs the encoders at every step.
         cache_dir: for built cell tables and cached features.
         seed: of the run.
     """

@@ -100,7 +100,7 @@ class CellTable:
 
     def write_csv(self, path: str | Path, region_names: Sequence[str]) -> None:
         """Writes ``cell_metadata.csv``."""
-        with open(path, "w", newline="") as file:
+        with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             for i in range(len(self)):
@@ -129,7 +129,7 @@ class CellTable:
             raise DatasetNotFoundError(
                 f"no cell table at '{path}'; pass datamodule.cells=null to build one from train.csv."
             )
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             missing = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
             if missing:
@@ -138,16 +138,22 @@ class CellTable:
         table: dict[str, list[Any]] = {"cell_id": [], "region": [], "centre_deg": [], "radius_km": [], "neighbours": []}
         for number, row in enumerate(rows, 2):
             _append_row(table, row, f"'{path}' line {number}", list(region_names))
-        duplicates = sorted({i for i in table["cell_id"] if table["cell_id"].count(i) > 1})
-        if duplicates or not rows:
-            what = f"cell ids stand twice: {duplicates[:10]}" if duplicates else "no cell"
-            raise BadRowsError(f"'{path}': {what}; each cell needs exactly one row.")
+        first: dict[int, int] = {}
+        twice = [
+            f"cell_id {cell} on lines {first[cell]} and {number}"
+            for number, cell in enumerate(table["cell_id"], 2)
+            if first.setdefault(cell, number) != number
+        ]
+        if twice or not rows:
+            raise BadRowsError(f"'{path}': {', '.join(twice[:10]) or 'no cell'}; each cell needs exactly one row.")
         return cls.from_dict(table)
 
 
 def _append_row(table: dict[str, list[Any]], row: dict[str, str], where: str, names: list[str]) -> None:
     if row["province"] not in names:
         raise BadRowsError(f"{where}: unknown province '{row['province']}'; known: {', '.join(names)}.")
+    if None in row.values() or None in row:
+        raise BadRowsError(f"{where}: needs {len(COLUMNS)} values, as its header has columns.")
     try:
         centre, radius_km = [float(row["center_lat"]), float(row["center_lon"])], float(row["radius_km"])
         cell_id, region = int(row["cell_id"]), int(row["province_id"])

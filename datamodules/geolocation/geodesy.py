@@ -24,7 +24,8 @@ def haversine_km(a_deg: Tensor, b_deg: Tensor) -> Tensor:
     cosines = torch.cos(torch.deg2rad(a_deg[..., 0])) * torch.cos(torch.deg2rad(b_deg[..., 0]))
     h = torch.sin(half[..., 0]) ** 2 + cosines * torch.sin(half[..., 1]) ** 2
     # sqrt and asin have infinite slopes at 0 and 1: the branch not taken must be finite too, or NaN leaks back.
-    same = h == 0
+    # A predicted latitude beyond a pole has a negative cosine, and rounding then leaves h just below 0.
+    same = h <= 0
     root = torch.where(same, torch.ones_like(h), h).sqrt().clamp(max=1 - 1e-7)
     return torch.where(same, torch.zeros_like(h), 2 * EARTH_RADIUS_KM * torch.asin(root))
 
@@ -48,7 +49,8 @@ def from_vector(vector: Tensor) -> Tensor:
 def wrap_longitude(lat_lon_deg: Tensor) -> Tensor:
     """Brings latitudes into [-90, 90] and longitudes into [-180, 180)."""
     lat, lon = lat_lon_deg.unbind(-1)
-    return torch.stack([lat.clamp(-90, 90), torch.remainder(lon + 180, 360) - 180], -1)
+    turned = torch.remainder(lon + 180, 360)  # rounds up to 360 just below a full turn
+    return torch.stack([lat.clamp(-90, 90), torch.where(turned < 360, turned, 0) - 180], -1)
 
 
 def spherical_mean(points_deg: Tensor, weights: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class PhotoDataset(Dataset[dict[str, Any]]):
         return crop(image, random_box(height, width, self.area, self.ratio, (self.seed, draw)), self.image_px)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        row, draw = (key, None) if isinstance(key, int) else key
+        row, draw = key if isinstance(key, tuple) else (key, None)
         sample = {"image": self.picture(row, draw), **self.labels(row)}
         return sample if draw is None else {**sample, "draw": draw}
 
@@ -82,7 +82,7 @@ class FeatureDataset(Dataset[dict[str, Any]]):
 
     def __getitems__(self, keys: list[Key]) -> dict[str, Tensor]:
         """A whole batch at once: one gather a feature instead of one a sample."""
-        pairs = np.array([(k, 0) if isinstance(k, int) else k for k in keys])
+        pairs = np.array([k if isinstance(k, tuple) else (k, 0) for k in keys])
         rows, draws = pairs.T
         batch = {}
         for name, array in self.features.items():
@@ -91,7 +91,7 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         batch["lat_lon_deg"] = torch.from_numpy(table.lat_lon_deg[rows].astype(np.float32))
         batch["label"], batch["cell"] = torch.from_numpy(table.region[rows]), torch.from_numpy(self.photos.cell[rows])
         batch["sample_id"] = torch.from_numpy(rows)
-        return batch
+        return batch if isinstance(keys[0], int) else {**batch, "draw": torch.from_numpy(draws)}
 
 
 def _views(draws: NDArray[np.int64], views: int) -> NDArray[np.int64]:

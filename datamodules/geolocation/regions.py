@@ -43,7 +43,8 @@ def quotas(
         largest, share = int(counts.argmax()), batch_size // (len(present) + 1)
         if share < 1:
             raise QuotaError(
-                f"loader.batch_size={batch_size} is too small for {len(present)} regions; take at least {len(present) + 1}."
+                f"loader.batch_size={batch_size} is too small for {len(present)} regions; "
+                f"take at least {len(present) + 1}."
             )
         table = {int(i): share for i in present}
         table[largest] = batch_size - share * (len(present) - 1)

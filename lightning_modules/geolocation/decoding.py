@@ -1,16 +1,15 @@
 """From logits to a place: hypotheses, their probabilities, and one point."""
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...datamodules.geolocation.geodesy import geometric_median, haversine_km, spherical_mean
 from .network import GeolocationNetwork
+from .retrieval import ReferenceBank
 
 RULES = ("best", "geometric_median", "mean")
-SHORTLIST = 64  # train pictures that the refinement looks at
 
 
 def hypotheses(
@@ -65,77 +64,50 @@ def expected_spread_km(place_deg: Tensor, log_p: Tensor, centre_deg: Tensor) -> 
     return (haversine_km(place_deg, centre_deg.unsqueeze(1)) * log_p.softmax(-1)).sum(-1)
 
 
-@dataclass
-class ReferenceBank:
-    """Embeddings of the train pictures, for retrieval inside the chosen cells.
-
-    The same idea as PIGEON's refinement (Haas et al., CVPR 2024): the cells say where to look, the nearest
-    train pictures there say where it is.
+def prediction_rows(
+    network: GeolocationNetwork,
+    out: dict[str, Tensor],
+    bank: ReferenceBank | None,
+    regions: int = 2,
+    cells: int = 5,
+    retrieval: dict[str, Any] | None = None,
+) -> dict[str, Tensor]:
+    """What an evaluation or a prediction keeps of a forward pass, without the truth.
 
     Args:
-        embedding: (N, D) half precision, centred and of unit length.
-        centre: (D,) mean that was subtracted.
-        lat_lon_deg: (N, 2).
-        cell: (N,) positions in the cell table.
+        network: that made ``out``.
+        out: of its forward.
+        bank: train pictures to refine with; None leaves the hypotheses as they are.
+        regions: of :func:`hypotheses`.
+        cells: of :func:`hypotheses`.
+        retrieval: arguments of :meth:`ReferenceBank.refine`.
     """
+    found = hypotheses(network, out, regions, cells)
+    centre = network.cell_centre_deg[found["cell"][:, 0]]
+    if bank is not None:
+        found = bank.refine(out["embedding"], found, **(retrieval or {}))
+    return {
+        "region_logits": out["region_logits"].float(),
+        "log_p": found["log_p"].float(),
+        "place_deg": found["place_deg"].float(),
+        "hypothesis_cell": found["cell"],
+        "hypothesis_region": network.cell_region[found["cell"]],
+        "centre_only": centre,
+        "aux": out["aux_deg"].float(),
+    }
 
-    embedding: Tensor
-    centre: Tensor
-    lat_lon_deg: Tensor
-    cell: Tensor
 
-    @classmethod
-    def of(cls, embedding: Tensor, lat_lon_deg: Tensor, cell: Tensor) -> "ReferenceBank":
-        """Builds the bank from raw embeddings (N, D)."""
-        centre = embedding.mean(0)
-        return cls(F.normalize(embedding - centre, dim=-1).half(), centre, lat_lon_deg, cell)
-
-    def refine(
-        self,
-        embedding: Tensor,
-        found: dict[str, Tensor],
-        neighbours: int = 4,
-        sharpness: float = 100.0,
-        reach_km: float = 300.0,
-    ) -> dict[str, Tensor]:
-        """Moves each hypothesis to the similarity-weighted place of the train pictures it looks like.
-
-        Args:
-            embedding: (B, D) raw.
-            found: of :func:`hypotheses`.
-            neighbours: pictures that a place is averaged over.
-            sharpness: of the softmax over cosine similarities.
-            reach_km: pictures further than this from the cell's nearest one do not count.
-
-        Returns:
-            The same keys; ``log_p`` gains the evidence ``sharpness * similarity`` of each cell's nearest picture.
-            A cell with no train picture among the ``SHORTLIST`` most similar of all chosen cells keeps its place.
-        """
-        value, row = self._shortlist(embedding, found["cell"])
-        place, owner = self.lat_lon_deg[row], self.cell[row]  # (B, M, 2), (B, M)
-        inside = owner.unsqueeze(1) == found["cell"].unsqueeze(2)  # (B, K, M)
-        similarity = value.unsqueeze(1).masked_fill(~inside, -torch.inf)
-        nearest, anchor = similarity.max(-1)
-        anchor_deg = place.gather(1, anchor.unsqueeze(-1).expand(-1, -1, 2))
-        near = haversine_km(place.unsqueeze(1), anchor_deg.unsqueeze(2)) <= reach_km
-        logit = (sharpness * value.unsqueeze(1)).masked_fill(~near, -torch.inf)
-        top, which = logit.topk(min(neighbours, logit.shape[-1]), -1)
-        points = (
-            place.unsqueeze(1).expand(-1, inside.shape[1], -1, -1).gather(2, which.unsqueeze(-1).expand(-1, -1, -1, 2))
-        )
-        empty = ~inside.any(-1)
-        weight = top.masked_fill(empty.unsqueeze(-1), 0.0).softmax(-1)
-        moved = torch.where(empty.unsqueeze(-1), found["place_deg"], spherical_mean(points, weight))
-        floor = value[:, -1:].expand_as(nearest)  # what is not on the list is at most as similar as its last entry
-        log_p = found["log_p"] + sharpness * torch.where(empty, floor, nearest)
-        return {"cell": found["cell"], "log_p": log_p.log_softmax(-1), "place_deg": moved}
-
-    def _shortlist(self, embedding: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-        """The most similar train pictures inside the chosen cells: similarity and row, (B, M) each."""
-        query = F.normalize(embedding - self.centre, dim=-1)
-        similarity = query @ self.embedding.to(query.dtype).T
-        chosen = torch.zeros(
-            len(cells), int(max(self.cell.max(), cells.max())) + 1, dtype=torch.bool, device=cells.device
-        )
-        chosen.scatter_(1, cells, True)
-        return similarity.masked_fill(~chosen[:, self.cell], -1.0).topk(min(SHORTLIST, similarity.shape[1]), -1)
+def truth_rows(network: GeolocationNetwork, batch: dict[str, Tensor], out: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The truth, and the rungs of the ladder that are told a part of it."""
+    region, cell = batch["label"], batch["cell"]
+    rows = torch.arange(len(cell), device=cell.device)
+    in_region = out["cell_logits"][rows, region].argmax(-1)
+    joint = out["region_logits"].log_softmax(-1).unsqueeze(-1) + out["cell_logits"].log_softmax(-1)
+    own = joint[rows, region, network.cell_slot[cell]]
+    return {
+        "truth_deg": batch["lat_lon_deg"],
+        "label": region,
+        "cell_rank": (joint.flatten(1) > own.unsqueeze(1)).sum(1),
+        "oracle_cell": network.locate(out["embedding"], cell).float(),
+        "oracle_province": network.locate(out["embedding"], network.cell_at[region, in_region]).float(),
+    }

@@ -1,6 +1,7 @@
 """Maps of predictions, as PNG."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def draw_predictions(
     axis.scatter(truth[:, 1], truth[:, 0], s=14, c=colour, zorder=3)
     labels = [
         f"within {_FAR_KM[0]} km",
-        *(f"{a}-{b} km" for a, b in zip(_FAR_KM, _FAR_KM[1:])),
+        *(f"{a}-{b} km" for a, b in pairwise(_FAR_KM)),
         f"over {_FAR_KM[-1]} km",
     ]
     errors = [Line2D([], [], marker="o", lw=1, color=c, label=text) for c, text in zip(_COLOURS, labels)]

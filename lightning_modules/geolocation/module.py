@@ -12,12 +12,13 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ...datamodules.errors import CheckpointError, StagewiseError
-from ...datamodules.geolocation.geocells import CellTable
 from ...datamodules.geolocation.geodesy import haversine_km
 from ..start import load_start
 from . import decoding, evaluation, losses, predicting, scores
 from .figures import draw_predictions
-from .network import GeolocationNetwork
+from .network import GeolocationNetwork, check_same_geography
+from .objective import GeolocationObjective
+from .retrieval import ReferenceBank
 
 log = logging.getLogger(__name__)
 _TABLE = (
@@ -42,8 +43,8 @@ class GeolocationModule(L.LightningModule):
         network: ``{clip, scene, image_px, dropout}`` of :class:`GeolocationNetwork`.
         loss: ``{weights, tau_km, km, beta, balance}``; ``balance`` ``weights`` weighs the region and offset losses by
             effective numbers; ``sampler`` leaves the balance to the batches.
-        decode: ``{regions, cells, rule, retrieval}``; ``rule`` ``auto`` takes the one that wins on val; ``retrieval`` is
-            null or the arguments of :meth:`ReferenceBank.refine`.
+        decode: ``{regions, cells, rule, retrieval}``; ``rule`` ``auto`` takes the one that wins on val;
+            ``retrieval`` is null or the arguments of :meth:`ReferenceBank.refine`.
         optimizer: a :class:`GroupedOptimizer`; not needed for inference.
         start_from: checkpoint of the phase before.
     """
@@ -59,17 +60,18 @@ class GeolocationModule(L.LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"])
         self.optimizer = optimizer
-        self.loss_options = {"tau_km": "auto", "km": {}, "beta": 0.9995, "balance": "sampler"} | (loss or {})
+        self.loss_options = dict(loss or {})
         self.loss_weights = {"province": 0.5, "cell": 1.0, "offset": 1.0, "aux": 0.1} | self.loss_options.pop(
             "weights", {}
         )
         if unknown := sorted(set(self.loss_weights) - set(losses.LOSSES)):
             raise StagewiseError(f"loss.weights has unknown key(s) {unknown}; known: {', '.join(losses.LOSSES)}.")
-        self.decode = {"regions": 2, "cells": 5, "rule": "auto", "retrieval": None} | (decode or {})
+        self.decode = {"regions": 2, "cells": 5, "retrieval": None} | (decode or {})
+        self.rule = self.decode.pop("rule", "auto")
         self.geography: dict[str, Any] = {}
         self.provenance: dict[str, Any] = {}  # the data module's configuration, for evaluate.py
         self.calibration: dict[str, Any] = dict(scores.NO_CALIBRATION)
-        self.bank: decoding.ReferenceBank | None = None
+        self.bank: ReferenceBank | None = None
         self.evaluated: dict[str, Tensor] = {}  # rows of the last evaluation, for figures and reports
         self.eval_prefix = "test"
 
@@ -91,14 +93,8 @@ class GeolocationModule(L.LightningModule):
         """Makes the network, tables and metrics for a region list and a cell table."""
         self.geography = geography
         self.network = GeolocationNetwork(geography, **(self.hparams["network"] or {}), load=load)
-        cells = CellTable.from_dict(geography["cells"])
-        table = losses.soft_label_table(cells, self.loss_options["tau_km"], geography["tau_km"])
-        self.register_buffer("soft_labels", table, persistent=False)
+        self.objective = GeolocationObjective(geography, **self.loss_options)
         n = len(geography["region_names"])
-        weights = torch.ones(n)
-        if self.loss_options["balance"] == "weights":
-            weights = losses.effective_number_weights(geography["count"], self.loss_options["beta"])
-        self.register_buffer("class_weights", weights, persistent=False)
         self.val_confusion = MulticlassConfusionMatrix(n)
         self.train_table = scores.PredictionTable(("error_km", "label", "predicted"))
         self.eval_table = scores.PredictionTable(_TABLE)
@@ -112,7 +108,7 @@ class GeolocationModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Says how the imbalance is corrected; fills the feature cache where one is asked for."""
         data = self.trainer.datamodule
-        log.info("class imbalance is corrected by: %s", self.loss_options["balance"])
+        log.info("class imbalance is corrected by: %s", self.objective.balance)
         if data.views:
             with torch.no_grad():
                 data.cache_features(self.network.encode, self.encoder_key(), self.device)
@@ -128,17 +124,8 @@ class GeolocationModule(L.LightningModule):
     # --- one step for all splits ---
 
     def losses_of(self, batch: dict[str, Tensor], out: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The four losses and their weighted sum ``total``; a loss of weight 0 is computed for the record only."""
-        region, truth, km = batch["label"], batch["lat_lon_deg"], self.loss_options["km"]
-        places = self.network.locate(out["embedding"], batch["cell"])
-        parts = {
-            "province": torch.nn.functional.cross_entropy(out["region_logits"].float(), region, self.class_weights),
-            "cell": losses.cell_loss(out["cell_logits"].float(), region, batch["cell"], self.soft_labels),
-            "offset": losses.place_loss(places.float(), truth, self.class_weights[region], **km),
-            "aux": losses.place_loss(out["aux_deg"].float(), truth, **km),
-        }
-        total = torch.stack([self.loss_weights[k] * v for k, v in parts.items() if self.loss_weights[k]]).sum()
-        return {"total": total, **parts}
+        """The four losses and their weighted ``total``."""
+        return self.objective(self.network, batch, out, self.loss_weights)
 
     def _log_losses(self, prefix: str, parts: dict[str, Tensor], size: int) -> None:
         training = prefix == "train"
@@ -150,7 +137,7 @@ class GeolocationModule(L.LightningModule):
             "aux": "loss_aux",
         }
         values = {f"{prefix}/{names[k]}": v.detach() for k, v in parts.items()}
-        self.log_dict(values, on_step=False, on_epoch=True, prog_bar=training, batch_size=size, sync_dist=not training)
+        self.log_dict(values, on_step=training, on_epoch=True, prog_bar=training, batch_size=size, sync_dist=not training)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch; also keeps the end-to-end error of its likeliest cell."""
@@ -163,8 +150,7 @@ class GeolocationModule(L.LightningModule):
             region = out["region_logits"].argmax(-1)
             cell = self.network.cell_at[region, out["cell_logits"][torch.arange(len(region)), region].argmax(-1)]
             error = haversine_km(self.network.locate(out["embedding"], cell).float(), batch["lat_lon_deg"])
-            order = torch.arange(len(region), device=region.device) + len(self.train_table.sample_id) * len(region)
-            self.train_table.update(order, {"error_km": error, "label": batch["label"], "predicted": region})
+            self.train_table.update(batch["draw"], {"error_km": error, "label": batch["label"], "predicted": region})
         return parts["total"]
 
     def on_train_epoch_end(self) -> None:
@@ -181,38 +167,13 @@ class GeolocationModule(L.LightningModule):
         if prefix == "val":
             self.val_confusion.update(out["region_logits"].argmax(-1), batch["label"])
         self._log_losses(prefix, self.losses_of(batch, out), len(batch["label"]))
-        self.eval_table.update(batch["sample_id"], self.prediction_rows(out) | self._truth_rows(batch, out))
+        self.eval_table.update(
+            batch["sample_id"], self.prediction_rows(out) | decoding.truth_rows(self.network, batch, out)
+        )
 
     def prediction_rows(self, out: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Hypotheses and what else does not need the truth; retrieval included where there is a bank."""
-        options = {k: self.decode[k] for k in ("regions", "cells")}
-        found = decoding.hypotheses(self.network, out, **options)
-        centre = self.network.cell_centre_deg[found["cell"][:, 0]]
-        if self.bank is not None:
-            found = self.bank.refine(out["embedding"], found, **self.decode["retrieval"])
-        return {
-            "region_logits": out["region_logits"].float(),
-            "log_p": found["log_p"].float(),
-            "place_deg": found["place_deg"].float(),
-            "hypothesis_cell": found["cell"],
-            "hypothesis_region": self.network.cell_region[found["cell"]],
-            "centre_only": centre,
-            "aux": out["aux_deg"].float(),
-        }
-
-    def _truth_rows(self, batch: dict[str, Tensor], out: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The truth, and the rungs of the ladder that use it."""
-        region, cell, rows = batch["label"], batch["cell"], torch.arange(len(batch["cell"]), device=self.device)
-        in_region = out["cell_logits"][rows, region].argmax(-1)
-        joint = out["region_logits"].log_softmax(-1).unsqueeze(-1) + out["cell_logits"].log_softmax(-1)
-        own = joint[rows, region, self.network.cell_slot[cell]]
-        return {
-            "truth_deg": batch["lat_lon_deg"],
-            "label": region,
-            "cell_rank": (joint.flatten(1) > own.unsqueeze(1)).sum(1),
-            "oracle_cell": self.network.locate(out["embedding"], cell).float(),
-            "oracle_province": self.network.locate(out["embedding"], self.network.cell_at[region, in_region]).float(),
-        }
+        """Hypotheses of a forward pass; see :func:`decoding.prediction_rows`."""
+        return decoding.prediction_rows(self.network, out, self.bank, **self.decode)
 
     # --- validation and test ---
 
@@ -222,13 +183,13 @@ class GeolocationModule(L.LightningModule):
         if self.decode["retrieval"] is not None and self.trainer.state.fn == "fit":
             self.bank = self._embed_reference()
 
-    def _embed_reference(self) -> decoding.ReferenceBank:
+    def _embed_reference(self) -> ReferenceBank:
         data, parts = self.trainer.datamodule, []
         for batch in data.reference_dataloader():
             batch = data.on_after_batch_transfer({k: v.to(self.device) for k, v in batch.items()}, 0)
             parts.append((self.network.embed(self.network.encode(batch)), batch["lat_lon_deg"], batch["cell"]))
         embedding, place, cell = (torch.cat(column) for column in zip(*parts))
-        return decoding.ReferenceBank.of(embedding.float(), place, cell)
+        return ReferenceBank.of(embedding.float(), place, cell)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One batch of val."""
@@ -237,7 +198,7 @@ class GeolocationModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Calibrates on val, then logs every figure."""
         rows = self.eval_table.compute()
-        self.calibration = scores.calibrate(rows, self.decode["rule"])
+        self.calibration = scores.calibrate(rows, self.rule)
         self._finish("val", rows)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -276,9 +237,9 @@ class GeolocationModule(L.LightningModule):
         state = checkpoint["geolocation"]
         if not self.geography:
             self.build(state["geography"], load=False)
-        check_same_regions(state["geography"], self.geography)
+        check_same_geography(state["geography"], self.geography)
         self.calibration, self.provenance = state["calibration"], checkpoint.get("provenance", {})
-        self.bank = decoding.ReferenceBank(**state["bank"]) if state["bank"] else None
+        self.bank = ReferenceBank(**state["bank"]) if state["bank"] else None
 
     # --- use ---
 
@@ -300,17 +261,3 @@ class GeolocationModule(L.LightningModule):
     def draw_report(self, folder: Path) -> None:
         """``map.png`` of the last evaluation, for the run's folder."""
         draw_predictions(self.evaluated, self.geography, self.calibration["rule"], folder / "map.png", "val split")
-
-
-def check_same_regions(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Refuses a checkpoint of another region list or cell table."""
-    if theirs["region_names"] != ours["region_names"]:
-        raise CheckpointError(
-            f"the checkpoint is of the regions {theirs['region_names']}, the data of {ours['region_names']}; "
-            "train from the first phase on this data, or pass the data of the checkpoint."
-        )
-    if theirs["cells"]["cell_id"] != ours["cells"]["cell_id"]:
-        raise CheckpointError(
-            f"the checkpoint has {len(theirs['cells']['cell_id'])} geocells, the data {len(ours['cells']['cell_id'])} or others; "
-            "train.csv or the cell settings changed: run the earlier phases again."
-        )

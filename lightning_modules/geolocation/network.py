@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...datamodules.errors import CheckpointError
 from ...datamodules.geolocation.geocells import CellTable
 from ...datamodules.geolocation.geodesy import wrap_longitude
 from . import encoders
@@ -145,3 +146,18 @@ class GeolocationNetwork(nn.Module):
         """
         raw = self.offset_head(embedding, self.cell_embedding(cell), self.region_embedding(self.cell_region[cell]))
         return wrap_longitude(self.cell_centre_deg[cell] + clamp_offset(raw, self.offset_limit_deg[cell]))
+
+
+def check_same_geography(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Refuses a checkpoint of another region list or cell table."""
+    if theirs["region_names"] != ours["region_names"]:
+        raise CheckpointError(
+            f"the checkpoint is of the regions {theirs['region_names']}, the data of {ours['region_names']}; "
+            "train from the first phase on this data, or pass the data of the checkpoint."
+        )
+    if theirs["cells"]["centre_deg"] != ours["cells"]["centre_deg"]:
+        counts = f"{len(theirs['cells']['cell_id'])} and {len(ours['cells']['cell_id'])}"
+        raise CheckpointError(
+            f"the geocells of the checkpoint and of the data differ ({counts} cells); "
+            "train.csv or the cell settings changed: run the earlier phases again."
+        )

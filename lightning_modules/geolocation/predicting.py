@@ -92,7 +92,7 @@ def predict_images(
 
 
 def predict_folder(
-    module: "GeolocationModule", source: str, target: str, most_pictures: int = 50
+    module: "GeolocationModule", source: str, target: str, limit: int | None = None, most_maps: int = 50
 ) -> list[dict[str, Any]]:
     """Locates every picture below a folder; writes ``predictions.csv``, ``predictions.geojson`` and maps.
 
@@ -102,12 +102,13 @@ def predict_folder(
         module: loaded from a checkpoint.
         source: folder of pictures, or one picture.
         target: folder for the results.
-        most_pictures: maps drawn at most.
+        limit: of pictures, the first by path; None answers all.
+        most_maps: maps drawn at most.
 
     Raises:
         DatasetNotFoundError: no picture there.
     """
-    found = [Path(source)] if Path(source).is_file() else find_images(source)
+    found = [Path(source)] if Path(source).is_file() else find_images(source)[:limit]
     if not found:
         raise DatasetNotFoundError(
             f"no picture at input='{source}'; pass a folder with .jpg, .png, .webp or .gif files."
@@ -124,7 +125,7 @@ def predict_folder(
     answers = predict_images(module, good)
     _write_csv(folder / "predictions.csv", answers)
     (folder / "predictions.geojson").write_text(json.dumps(geojson(answers), indent=1))
-    for path, answer in tqdm(list(zip(good, answers))[:most_pictures], desc="drawing maps"):
+    for path, answer in tqdm(list(zip(good, answers))[:most_maps], desc="drawing maps"):
         name = f"{answers.index(answer):04d}_{path.stem}.png"
         draw_photo(read_image(path), answer, module.geography, folder / name)
     return answers

@@ -77,7 +77,7 @@ def end_to_end_scores(rows: dict[str, Tensor], names: list[str], calibration: di
 
     Args:
         rows: of the evaluation: ``truth_deg`` (N, 2), ``label``, ``region_logits`` (N, R), ``log_p`` (N, K),
-            ``place_deg`` (N, K, 2), ``hypothesis_region`` (N, K), ``cell_rank`` (N,), and a place for each of ``LADDER``.
+            ``place_deg`` (N, K, 2), ``hypothesis_region`` (N, K), ``cell_rank`` (N,), a place for each of ``LADDER``.
         names: of the regions.
         calibration: ``rule``, ``temperature``, ``radius_factor``, ``radius_base_km``.
 
@@ -109,7 +109,7 @@ def end_to_end_scores(rows: dict[str, Tensor], names: list[str], calibration: di
 def calibration_scores(
     rows: dict[str, Tensor], place: Tensor, error: Tensor, calibration: dict[str, Any]
 ) -> dict[str, float]:
-    """ECE of the region probabilities before and after the temperature, and how often the 90 % radius holds the truth."""
+    """ECE of the region probabilities before and after the temperature; coverage of the 90 % radius."""
     scores = {}
     for name, temperature in (("ece_raw", 1.0), ("ece", calibration["temperature"])):
         p = (rows["region_logits"].float() / temperature).softmax(-1)

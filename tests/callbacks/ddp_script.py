@@ -52,7 +52,7 @@ class RankedModule(tiny.TinyModule):
 def main(folder, ckpt_path=None):
     measure = RankDifference()
     module = RankedModule()
-    stages = StagedUnfreezing(STAGES, monitor="val/score", dirpath=folder)
+    stages = StagedUnfreezing(STAGES, monitor="val/score", dirpath=folder, keep_best=5)
     trainer = Trainer(
         default_root_dir=folder,
         accelerator="cpu",

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import stagewise
 
 HERE = Path(__file__).parent
@@ -28,5 +29,5 @@ def test_two_ranks_stay_equal_through_thaw_freeze_and_rollback_and_a_resume(tmp_
     assert whole["trainable"] == [14, 14, 12, 14, 14, 14]
     assert whole["differences"] == [0.0] * 6
     resumed = spawn(tmp_path / "again", tmp_path / "whole" / "run_epoch_2.ckpt")
-    assert resumed["differences"] == [0.0] * 4 and resumed["outcomes"] == whole["outcomes"]
+    assert set(resumed["differences"]) == {0.0} and resumed["outcomes"] == whole["outcomes"]
     assert resumed["total"] == whole["total"]

@@ -193,7 +193,7 @@ def test_the_last_stage_does_not_end_before_min_epochs(tiny, staged, tmp_path):
 def test_best_weights_are_whole_plain_and_two_generations(tiny, staged, tmp_path):
     tiny.fit(tmp_path, tiny.TinyModule(scores=[4, 3, 2]), [staged({"heads": {"open": ["heads"], "epochs": 3}})])
     files = sorted(path.name for path in (tmp_path / "stages").iterdir())
-    assert files == ["best_weights.pt", "best_weights_previous.pt", "stages.json"]
+    assert files == ["best_weights.pt", "best_weights_2.pt", "stages.json"]
     assert torch.load(tmp_path / "stages" / "best_weights.pt", weights_only=True)["evaluation"].endswith("-3")
 
 

@@ -1,0 +1,43 @@
+# Needs python3 (3.11 or newer), make and a package registry; everything else is installed into .venv.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+DEMO := checkpoints/demo
+PHASES := geopak_phase0,geopak_phase1,geopak_phase2
+
+.PHONY: setup demo test test-all lint lock clean
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	test -x $(PYTHON) || python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet uv
+	$(PYTHON) -m uv pip install --quiet --python $(PYTHON) -r requirements.lock
+	$(PYTHON) -m uv pip install --quiet --python $(PYTHON) --no-deps --editable .
+	touch $@
+
+demo: $(READY)
+	$(PYTHON) train.py -m experiment=$(PHASES) demo=geopak
+	for phase in phase0 phase1 phase2; do \
+	  $(PYTHON) evaluate.py checkpoint=$(DEMO)/$$phase/$${phase}_best.ckpt split=test options.histogram=true || exit 1; done
+	$(PYTHON) predict.py checkpoint=$(DEMO)/phase2/phase2_best.ckpt input=data/demo/geopak/images/test \
+	  output=$(DEMO)/predictions options.limit=8
+	$(PYTHON) benchmarks/phase_table.py $(DEMO) --split test
+
+test: $(READY)
+	$(PYTHON) -m pytest -m "not slow" -n 2
+
+test-all: $(READY)
+	$(PYTHON) -m pytest -n 2
+
+lint: $(READY)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	rm -rf build && $(PYTHON) -m uv pip install --quiet --python $(PYTHON) --no-deps --target build/plain .
+	cd build/plain && MYPYPATH=. ../../$(PYTHON) -m mypy --config-file ../../pyproject.toml -p stagewise
+
+lock:
+	$(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build checkpoints data/demo multirun .cache
