@@ -52,7 +52,7 @@ class OpenedGroupSchedule(LRScheduler):
         if opened_at is None:
             return 0.0
         start = opened_at if self.schedule["clock"] == "group" else 0
-        step, warmup = self.last_epoch - start, self.schedule["warmup_steps"]
+        step, warmup = self.last_epoch - start, int(self.schedule["warmup_steps"])
         if step < warmup:
             return (step + 1) / (warmup + 1)
         if self.schedule["shape"] == "cosine":
@@ -60,7 +60,7 @@ class OpenedGroupSchedule(LRScheduler):
             return 0.5 * (1 + math.cos(math.pi * min((step - warmup) / length, 1.0)))
         if self.schedule["shape"] == "step":
             passed = sum(step >= epoch * self.steps_per_epoch for epoch in self.schedule["at_epoch"])
-            return float(self.schedule["factor"]) ** passed
+            return float(float(self.schedule["factor"]) ** passed)
         return 1.0
 
 

@@ -11,7 +11,9 @@ from .geodesy import EARTH_RADIUS_KM
 
 Points = NDArray[np.float64]
 _MIN_RADIUS_KM = 0.25  # a cell of identical points still needs room for the offset head
-_RADIUS_QUANTILE = 0.95  # so that one far point cannot inflate a cell
+_RADIUS_QUANTILE = 0.95
+_REACH = 3  # points beyond the limit and beyond this many median distances are outliers, not part of a cell's radius
+_PEELS = 5  # far handfuls that a split leaves out before it gives up
 
 
 def build_cells(
@@ -58,10 +60,11 @@ def build_cells(
         points = points[np.lexsort(points.T)]
         fitted = points[:: -(-len(points) // max_fit_rows)]
         clusters = _density_clusters(fitted, min_cluster_size, min_samples)
-        clusters = [part for c in clusters for part in _split(c, limits.get(int(r), 50.0), min_size)]
+        limit = limits.get(int(r), 50.0)
+        clusters = [part for c in clusters for part in _split(c, limit, min_size)]
         centre = _merge(np.stack([_centre(c) for c in clusters]), fitted, min_size)
         centres.append(centre)
-        radii.append(_radii(centre, fitted))
+        radii.append(_radii(centre, fitted, limit))
         owners += [int(r)] * len(centre)
     return _table(np.concatenate(centres), np.concatenate(radii), np.array(owners))
 
@@ -108,26 +111,27 @@ def _distance_km(points: Points, centre: Points) -> Points:
     return 2 * EARTH_RADIUS_KM * np.arcsin(np.clip(chord / 2, 0, 1))
 
 
-def _radius(points: Points, centre: Points) -> float:
-    # "lower", because interpolation would let the farthest of fewer than 20 points in again
-    return max(_MIN_RADIUS_KM, float(np.quantile(_distance_km(points, centre), _RADIUS_QUANTILE, method="lower")))
+def _radius(distance_km: Points) -> float:
+    """The 95 % quantile; "lower", because interpolation would let the farthest of fewer than 20 points in."""
+    return max(_MIN_RADIUS_KM, float(np.quantile(distance_km, _RADIUS_QUANTILE, method="lower")))
 
 
 def _split(points: Points, max_radius_km: float, min_size: int) -> list[Points]:
     """Halves a cluster until it is narrow enough or a half would be too small."""
-    centre = _centre(points)
-    radius = _radius(points, centre)
-    if len(points) < 2 * min_size or radius <= max_radius_km:
+    if len(points) < 2 * min_size or _radius(_distance_km(points, _centre(points))) <= max_radius_km:
         return [points]
     from sklearn.cluster import KMeans
 
-    plane = _project(points)
-    core = _distance_km(points, centre) <= radius  # a far point would take a half for itself alone
-    label = KMeans(2, n_init=4, random_state=0).fit(plane[core]).predict(plane)
-    halves = [points[label == 0], points[label == 1]]
-    if min(map(len, halves)) < min_size:
-        return [points]
-    return [part for half in halves for part in _split(half, max_radius_km, min_size)]
+    plane = core = _project(points)
+    for _ in range(_PEELS):
+        means = KMeans(2, n_init=4, random_state=0).fit(core)
+        label = means.predict(plane)
+        if np.bincount(label, minlength=2).min() >= min_size:
+            return [part for k in (0, 1) for part in _split(points[label == k], max_radius_km, min_size)]
+        core = core[means.labels_ == np.bincount(means.labels_).argmax()]  # without the far handful that took a half
+        if len(core) < 2 * min_size:
+            break
+    return [points]
 
 
 def _nearest(points: Points, centres: Points) -> NDArray[np.int64]:
@@ -146,9 +150,14 @@ def _merge(centres: Points, points: Points, min_size: int) -> Points:
     return centres
 
 
-def _radii(centres: Points, points: Points) -> Points:
+def _radii(centres: Points, points: Points, max_radius_km: float) -> Points:
+    """Radius of each cell without its outliers: a handful of far points cannot inflate it."""
     nearest = _nearest(points, centres)
-    return np.array([_radius(points[nearest == k], c) for k, c in enumerate(centres)])
+    radii = []
+    for k, centre in enumerate(centres):
+        distance_km = _distance_km(points[nearest == k], centre)
+        radii.append(_radius(distance_km[distance_km <= max(max_radius_km, _REACH * np.median(distance_km))]))
+    return np.array(radii)
 
 
 def _table(centres: Points, radii: Points, owner: NDArray[np.int64]) -> CellTable:

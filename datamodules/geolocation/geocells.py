@@ -134,14 +134,14 @@ class CellTable:
             missing = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
             if missing:
                 raise BadRowsError(f"'{path}' lacks the column(s) {', '.join(missing)}; it needs {', '.join(COLUMNS)}.")
-            rows = list(reader)
+            rows = [(reader.line_num, row) for row in reader]
         table: dict[str, list[Any]] = {"cell_id": [], "region": [], "centre_deg": [], "radius_km": [], "neighbours": []}
-        for number, row in enumerate(rows, 2):
+        for number, row in rows:
             _append_row(table, row, f"'{path}' line {number}", list(region_names))
         first: dict[int, int] = {}
         twice = [
             f"cell_id {cell} on lines {first[cell]} and {number}"
-            for number, cell in enumerate(table["cell_id"], 2)
+            for (number, _), cell in zip(rows, table["cell_id"])
             if first.setdefault(cell, number) != number
         ]
         if twice or not rows:
@@ -150,10 +150,10 @@ class CellTable:
 
 
 def _append_row(table: dict[str, list[Any]], row: dict[str, str], where: str, names: list[str]) -> None:
+    if None in (row[column] for column in COLUMNS):
+        raise BadRowsError(f"{where}: fewer values than the header has columns; it needs {', '.join(COLUMNS)}.")
     if row["province"] not in names:
         raise BadRowsError(f"{where}: unknown province '{row['province']}'; known: {', '.join(names)}.")
-    if None in row.values() or None in row:
-        raise BadRowsError(f"{where}: needs {len(COLUMNS)} values, as its header has columns.")
     try:
         centre, radius_km = [float(row["center_lat"]), float(row["center_lon"])], float(row["radius_km"])
         cell_id, region = int(row["cell_id"]), int(row["province_id"])

@@ -62,12 +62,13 @@ class PhotoSplits:
 
     def read_train(self) -> None:
         """Reads train; describes it unless a geography was adopted from a checkpoint."""
-        names = self.region_names if self.geography else list(self.regions) or None
-        train, names, faults = read_photo_table(self.root / "train.csv", names, self.image_root)
-        self.tables["train"] = self._clean(train, faults)
+        known = self.region_names if self.geography else list(self.regions) or None
+        train, names, faults = read_photo_table(self.root / "train.csv", known, self.image_root)
+        cells = self.cell_table if self.geography else self._read_cells(names)
+        train = self._clean(train, faults, names, cells)
         if self.geography is None:
-            self.geography = self._describe(self.tables["train"], names)
-        self._check_cells("train")
+            self.geography = self._describe(train, names, cells)
+        self.tables["train"] = train
 
     def get(self, name: str) -> PhotoTable:
         """One split, read when first asked for.
@@ -78,12 +79,14 @@ class PhotoSplits:
         if "train" not in self.tables:
             self.read_train()
         if name not in self.tables:
-            table, _, faults = read_photo_table(self.root / f"{name}.csv", self.region_names, self.image_root)
-            self.tables[name] = self._clean(table, faults)
-            self._check_cells(name)
-            check_places(self.tables["train"], self.tables[name], float(self.checks["place_gap_km"]))
+            names = self.region_names
+            table, _, faults = read_photo_table(self.root / f"{name}.csv", names, self.image_root)
+            table = self._clean(table, faults, names, self.cell_table)
+            for before in self.tables.values():
+                check_places(before, table, float(self.checks["place_gap_km"]))
             if self.checks["images"]:
-                check_pictures({k: t.image_paths() for k, t in self.tables.items()})
+                check_pictures({k: t.image_paths() for k, t in {**self.tables, name: table}.items()})
+            self.tables[name] = table  # only now: a split that leaks is refused each time it is asked for
         return self.tables[name]
 
     def cell_of(self, name: str) -> NDArray[np.int64]:
@@ -97,7 +100,9 @@ class PhotoSplits:
     def _has_cell_file(self) -> bool:
         return bool(self.cells_path) or (self.root / "cell_metadata.csv").is_file()
 
-    def _clean(self, table: PhotoTable, faults: Faults) -> PhotoTable:
+    def _clean(self, table: PhotoTable, faults: Faults, names: list[str], cells: CellTable | None) -> PhotoTable:
+        """Drops or refuses every bad row, whatever is wrong with it, in one message."""
+        faults = self._cell_faults(table, names, cells) | faults
         if self.checks["images"]:
             good = np.array([i for i in range(len(table)) if i not in faults], np.int64)
             paths = table.image_paths()
@@ -105,23 +110,22 @@ class PhotoSplits:
             faults = faults | {int(good[i]): f"image '{paths[good[i]]}': {why}" for i, why in bad.items()}
         return table.without(faults, self.on_bad_rows, log.warning)
 
-    def _check_cells(self, name: str) -> None:
+    def _cell_faults(self, table: PhotoTable, names: list[str], cells: CellTable | None) -> Faults:
         """A ``cell_id`` of the CSV must be in the cell file and belong to the row's region."""
-        table, cells = self.tables[name], self.cell_table
-        if table.cell_id is None or not self._has_cell_file():
-            return
-        given = np.flatnonzero(table.cell_id >= 0)
+        if table.cell_id is None or cells is None or not self._has_cell_file():
+            return {}
+        given = np.flatnonzero((table.cell_id >= 0) & (table.region >= 0))
         position = cells.position_of(table.cell_id[given])
         faults: Faults = {}
         for row, at in zip(given.tolist(), position.tolist()):
             if at < 0:
                 faults[row] = f"cell_id {table.cell_id[row]} is not in the cell table"
             elif cells.region[at] != table.region[row]:
-                own, other = self.region_names[table.region[row]], self.region_names[cells.region[at]]
+                own, other = names[table.region[row]], names[cells.region[at]]
                 faults[row] = f"cell_id {table.cell_id[row]} belongs to '{other}', the row to '{own}'"
-        self.tables[name] = table.without(faults, self.on_bad_rows, log.warning)
+        return faults
 
-    def _describe(self, train: PhotoTable, names: list[str]) -> dict[str, Any]:
+    def _describe(self, train: PhotoTable, names: list[str], cells: CellTable | None) -> dict[str, Any]:
         """All that a network must know of the data; fitted on train only; plain numbers and lists."""
         settings = [self.regions.get(name, {}) for name in names]
         counts = np.bincount(train.region, minlength=len(names))
@@ -132,12 +136,15 @@ class PhotoSplits:
             "offset_scale": [float(s.get("offset_scale", 1.0)) for s in settings],
             "centroid_deg": _centroid(train.lat_lon_deg),
             "region_centroid_deg": [_centroid(train.lat_lon_deg[train.region == r]) for r in range(len(names))],
-            "cells": self._read_or_build_cells(train, names).as_dict(),
+            "cells": (cells or self._build_cells(train, names)).as_dict(),
         }
 
-    def _read_or_build_cells(self, train: PhotoTable, names: list[str]) -> CellTable:
-        if self._has_cell_file():
-            return CellTable.read_csv(self.cells_path or self.root / "cell_metadata.csv", names)
+    def _read_cells(self, names: list[str]) -> CellTable | None:
+        if not self._has_cell_file():
+            return None
+        return CellTable.read_csv(self.cells_path or self.root / "cell_metadata.csv", names)
+
+    def _build_cells(self, train: PhotoTable, names: list[str]) -> CellTable:
         options = dict(self.build_options)
         default = float(options.pop("max_radius_km", 50.0))
         radii = {i: float(self.regions.get(n, {}).get("max_radius_km", default)) for i, n in enumerate(names)}

@@ -139,6 +139,7 @@ def _read_columns(path: Path, faults: Faults) -> dict[str, pa.ChunkedArray]:
     try:
         header = pa.csv.open_csv(path).schema.names
     except pa.ArrowInvalid as error:
+        _refuse_ragged(path, error)
         raise BadRowsError(
             f"'{path}' is empty or no CSV ({error}); its first line must be {','.join(REQUIRED)}."
         ) from error
@@ -160,9 +161,15 @@ def _parse(path: Path, types: dict[str, Any]) -> pa.Table:
     try:
         return pa.csv.read_csv(path, convert_options=convert)
     except pa.ArrowInvalid as error:
-        if "Expected" in str(error) and "columns" in str(error):
-            raise BadRowsError(f"'{path}': {error}; every line needs the columns of the header.") from error
+        _refuse_ragged(path, error)
+        if "UTF8" in str(error):
+            raise BadRowsError(f"'{path}': {error}; save the file as UTF-8.") from error
         raise
+
+
+def _refuse_ragged(path: Path, error: pa.ArrowInvalid) -> None:
+    if "Expected" in str(error) and "columns" in str(error):
+        raise BadRowsError(f"'{path}': {error}; every line needs the columns of the header.") from error
 
 
 def _parse_with_faults(path: Path, columns: list[str], faults: Faults) -> pa.Table:
@@ -196,7 +203,7 @@ def _regions_of(path: Path, codes: NDArray[Any], values: list[str], ids: NDArray
     found: dict[int, str] = {}
     for i in np.unique(ids[ids >= 0]).tolist():
         found[i] = values[int(np.bincount(codes[ids == i]).argmax())]
-    if sorted(found) != list(range(len(found))) or len(set(found.values())) != len(found):
+    if not found or sorted(found) != list(range(len(found))) or len(set(found.values())) != len(found):
         raise BadRowsError(f"'{path}': province_id must number the provinces 0, 1, …, one name each; found {found}.")
     return [found[i] for i in range(len(found))]
 

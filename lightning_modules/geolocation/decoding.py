@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...datamodules.geolocation.geodesy import geometric_median, haversine_km, spherical_mean
+from .heads import NO_CELL_LOGIT
 from .network import GeolocationNetwork
 from .retrieval import ReferenceBank
 
@@ -34,9 +35,11 @@ def hypotheses(
     per_cell = out["cell_logits"].log_softmax(-1)
     own = per_cell.gather(1, region.unsqueeze(-1).expand(-1, -1, per_cell.shape[-1]))
     log_cell, slot = own.topk(min(cells, own.shape[-1]), -1)
-    cell = network.cell_at[region.unsqueeze(-1), slot].flatten(1).clamp(min=0)
-    log_p, order = (log_region.unsqueeze(-1) + log_cell).flatten(1).sort(-1, descending=True)
+    cell = network.cell_at[region.unsqueeze(-1), slot].flatten(1)
+    log_p = (log_region.unsqueeze(-1) + log_cell).flatten(1).masked_fill(cell < 0, NO_CELL_LOGIT)
+    log_p, order = log_p.sort(-1, descending=True)
     cell = cell.gather(1, order)
+    cell = torch.where(cell < 0, cell[:, :1], cell)  # padding repeats the likeliest cell, at no probability
     place = network.locate(out["embedding"].unsqueeze(1).expand(-1, cell.shape[1], -1), cell)
     return {"cell": cell, "log_p": log_p, "place_deg": place}
 

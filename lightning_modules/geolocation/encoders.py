@@ -53,7 +53,7 @@ def clip_image_tower(
             require_pretrained=bool(source),
             **model_config,
         )
-    except (RuntimeError, OSError, ValueError) as error:
+    except Exception as error:  # open_clip's own, and those of torch.load: pickle, zip and runtime errors
         raise CheckpointError(f"encoder clip: cannot load {name} with pretrained='{source}': {error}") from error
     finally:
         logging.disable(logging.NOTSET)
@@ -95,13 +95,15 @@ def load_places365(model: nn.Module, path: str) -> None:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch names no common base: pickle, zip and runtime errors all mean unreadable
         raise CheckpointError(f"encoder scene: '{path}' is no readable checkpoint: {error}") from error
-    state: dict[str, Tensor] = content.get("state_dict", content)
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"encoder scene: '{path}' holds no state dict but a {type(content).__name__}.")
     state = {key.removeprefix("module."): value for key, value in state.items()}
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     own = model.state_dict()
     # Files written before PyTorch 0.4 lack the counters of BatchNorm; nothing reads them with a fixed momentum.
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    wrong = [k for k in state if k not in own or state[k].shape != own[k].shape]
+    wrong = [k for k, value in state.items() if k not in own or getattr(value, "shape", None) != own[k].shape]
     if missing or wrong:
         raise CheckpointError(f"encoder scene: '{path}' does not fit: missing {missing[:5]}, not fitting {wrong[:5]}.")
     model.load_state_dict(state, strict=False)

@@ -238,8 +238,9 @@ class GeolocationModule(L.LightningModule):
         if not self.geography:
             self.build(state["geography"], load=False)
         check_same_geography(state["geography"], self.geography)
-        self.calibration, self.provenance = state["calibration"], checkpoint.get("provenance", {})
-        self.bank = ReferenceBank(**state["bank"]) if state["bank"] else None
+        self.calibration = state["calibration"]
+        self.provenance = self.provenance or checkpoint.get("provenance", {})  # a run that starts here keeps its own
+        self.bank = ReferenceBank(**state["bank"]) if state["bank"] and self.decode["retrieval"] else None
 
     # --- use ---
 

@@ -49,7 +49,7 @@ class GeolocationNetwork(nn.Module):
         self.scene = encoders.scene_encoder(**(scene or {}), load=load)
         self.clip_projection = projection(int(self.clip.output_dim), WIDTH)
         self.scene_projection = projection(int(self.scene.num_features), WIDTH)
-        self.gate = nn.Linear(2 * WIDTH, 1)
+        self.gate = small_output(nn.Linear(2 * WIDTH, 1))  # else its random weights outweigh the bias
         nn.init.constant_(self.gate.bias, _GATE_BIAS)
         self.region_head = nn.Sequential(
             *projection(WIDTH, 256), nn.Dropout(dropout), small_output(nn.Linear(256, n_regions))

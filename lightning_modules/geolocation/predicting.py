@@ -69,6 +69,7 @@ def _hypotheses(module: "GeolocationModule", rows: dict[str, Tensor], i: int) ->
     found = [
         {"latitude": p[0], "longitude": p[1], "province": names[r], "cell_id": ids[c], "probability": w}
         for p, r, c, w in zip(*(column.tolist() for column in columns))
+        if w > 0  # padding, where a region has fewer cells
     ]
     return sorted(found, key=lambda h: -h["probability"])
 

@@ -36,6 +36,11 @@ class ReferenceBank:
         centre = embedding.mean(0)
         return cls(F.normalize(embedding - centre, dim=-1).half(), centre, lat_lon_deg, cell)
 
+    def follow(self, device: torch.device) -> None:
+        """Moves the bank to where the network is; a checkpoint brings it on the CPU."""
+        for name, value in vars(self).items():
+            setattr(self, name, value.to(device))
+
     def refine(
         self,
         embedding: Tensor,
@@ -57,6 +62,7 @@ class ReferenceBank:
             The same keys; ``log_p`` gains the evidence ``sharpness * similarity`` of each cell's nearest picture.
             A cell with no train picture among the ``SHORTLIST`` most similar of all chosen cells keeps its place.
         """
+        self.follow(embedding.device)
         value, row = self._shortlist(embedding, found["cell"])
         place, owner = self.lat_lon_deg[row], self.cell[row]  # (B, M, 2), (B, M)
         inside = owner.unsqueeze(1) == found["cell"].unsqueeze(2)  # (B, K, M)

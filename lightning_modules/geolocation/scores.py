@@ -93,8 +93,8 @@ def end_to_end_scores(rows: dict[str, Tensor], names: list[str], calibration: di
     scores["decoded_province_accuracy"] = (decoded == label).double().mean().item()
     scores |= {f"cell_top{k}_accuracy": (rows["cell_rank"] < k).double().mean().item() for k in (1, 5)}
     for rung in LADDER:
-        rung_error = haversine_km(rows[rung], truth)
-        scores |= {f"{rung}_median_km": rung_error.median().item(), f"{rung}_mean_km": rung_error.mean().item()}
+        found = error_scores(haversine_km(rows[rung], truth))
+        scores |= {f"{rung}_{key}": found[key] for key in ("median_km", "mean_km")}
     for rule in RULES:
         scores[f"{rule}_median_km"] = error_scores(
             haversine_km(combine(rows["place_deg"], rows["log_p"], rule), truth)
