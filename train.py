@@ -1,5 +1,6 @@
 """Trains one experiment: ``python train.py experiment=geopak_phase1``."""
 
+import errno
 import logging
 import os
 import shlex
@@ -29,7 +30,7 @@ def run(cfg: DictConfig) -> float | None:
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
     module.provenance = {"datamodule": OmegaConf.to_container(cfg.datamodule, resolve=True), "experiment": cfg.name}
     with fresh_folder(Path(cfg.run_dir)):
-        loggers = [instantiate(c) for c in (cfg.logger or {}).values()]
+        loggers = [instantiate(c) for c in (cfg.get("logger") or {}).values()]
         trainer: L.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
         trainer.fit(module, datamodule=datamodule)
     best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
@@ -60,6 +61,7 @@ def fresh_folder(folder: Path) -> Iterator[None]:
         folder.rename(old)
         log.info("the run before is kept as %s", old)
     try:
+        check_writable(folder)
         yield
     except BaseException:
         if not any(folder.glob("*.c*")):  # neither a checkpoint nor losses.csv
@@ -67,6 +69,18 @@ def fresh_folder(folder: Path) -> Iterator[None]:
             if occupied:
                 old.rename(folder)
         raise
+
+
+def check_writable(folder: Path) -> None:
+    """Refuses a folder that the run could not write its checkpoints to, before anything trains."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".probe").write_bytes(b"x")
+        (folder / ".probe").unlink()
+    except OSError as error:
+        raise OSError(
+            f"cannot write to run_dir='{folder}' ({error.strerror}); pass paths.checkpoints=DIR."
+        ) from error
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -85,7 +99,9 @@ def one_line_errors() -> Iterator[None]:
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        print(f"error: {cause}", file=sys.stderr)
+        full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = "; free some space, or pass paths.checkpoints=FOLDER on another disk" if full else ""
+        print(f"error: {cause}{hint}", file=sys.stderr)
         raise SystemExit(2) from error
 
 

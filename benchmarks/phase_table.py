@@ -13,7 +13,7 @@ def rows_of(folder: Path, split: str) -> list[dict[str, str]]:
     """A row a phase, then a row a baseline (its figures from the first phase: encoders as they started)."""
     found = [(p.parent.parent.name, p) for p in sorted(folder.glob(f"phase?/evaluation_{split}/metrics.json"))]
     if not found:
-        raise SystemExit(f"no phase?/evaluation_{split}/metrics.json under {folder}; run evaluate.py split={split} first.")
+        raise SystemExit(f"no phase?/evaluation_{split}/metrics.json under {folder}; run evaluate.py first.")
     metrics = {name: json.loads(path.read_text()) for name, path in found}
     rows = [{"": name, **_cells(values, f"{split}/")} for name, values in metrics.items()]
     for (key, title), (name, values) in ((b, m) for b in BASELINES.items() for m in metrics.items()):
@@ -24,15 +24,18 @@ def rows_of(folder: Path, split: str) -> list[dict[str, str]]:
 
 
 def _cells(values: dict[str, float], prefix: str) -> dict[str, str]:
-    return {title: form.format(values[prefix + key]) if prefix + key in values else "" for key, title, form in COLUMNS + ACCURACY}
+    found = ((title, form, values.get(prefix + key)) for key, title, form in COLUMNS + ACCURACY)
+    return {title: "" if value is None else form.format(value) for title, form, value in found}
 
 
 def as_table(rows: list[dict[str, str]]) -> str:
     """Columns aligned, in Markdown."""
     names = list(rows[0])
     width = {n: max(len(n), *(len(row[n]) for row in rows)) for n in names}
-    lines = ["| " + " | ".join(n.ljust(width[n]) for n in names) + " |", "|" + "|".join("-" * (width[n] + 2) for n in names) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(row[n].ljust(width[n]) for n in names) + " |" for row in rows])
+    header, *body = [
+        "| " + " | ".join(row[n].ljust(width[n]) for n in names) + " |" for row in [dict(zip(names, names)), *rows]
+    ]
+    return "\n".join([header, "|" + "|".join("-" * (width[n] + 2) for n in names) + "|", *body])
 
 
 def main() -> None:

@@ -70,8 +70,8 @@ def write_csv(path: Path, rows: int, rng: Any, band: tuple[float, float]) -> Non
             place[:, 0] = (strip + band[0] + (band[1] - band[0]) * inside) / 5
             number = np.arange(start, start + n)
             columns = {
-                "id": pa.array([f"photo_{path.stem}_{i:08}" for i in number]),
-                "image": pa.array([f"images/{i % FILES:08}.jpg" for i in number]),
+                "id": pa.array([f"{i * 0x9E3779B97F4A7C15 % 2**64:016x}" for i in number.tolist()]),
+                "image": pa.array([f"images/{i % FILES:08}.jpg" for i in number.tolist()]),
                 "latitude": place[:, 0].round(6),
                 "longitude": place[:, 1].round(6),
                 "province": pa.DictionaryArray.from_arrays(region.astype(np.int32), names).cast(pa.string()),

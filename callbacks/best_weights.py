@@ -1,5 +1,6 @@
 """Weights of the best evaluations on disk, never half a file."""
 
+import io
 import os
 from itertools import pairwise
 from pathlib import Path
@@ -87,7 +88,13 @@ class BestWeights:
     def _write(self, content: dict[str, Any]) -> None:
         self.newest.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.newest.with_suffix(".tmp")
-        torch.save(content, temporary)
+        buffer = io.BytesIO()
+        torch.save(content, buffer)  # not straight to the file: there torch turns a full disk into a RuntimeError
+        try:
+            temporary.write_bytes(buffer.getbuffer())
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         # a kill in between leaves the older files, which are the ones that the last checkpoint names
         if self.newest.exists() and self._read(self.newest)["evaluation"] != content["evaluation"]:
             for newer, older in reversed(list(pairwise(self.paths))):

@@ -13,7 +13,7 @@ from ..errors import BadRowsError, DatasetNotFoundError
 
 COLUMNS = ("cell_id", "province", "province_id", "center_lat", "center_lon", "radius_km", "neighbor_cell_ids")
 N_NEIGHBOURS = 8
-_ASSIGN_CHUNK = 65_536  # rows compared with all centres at once: bounds memory at 10 million rows
+_ASSIGN_CHUNK = 65_536  # rows looked up at once: bounds memory at 10 million rows
 
 
 def sphere_points(lat_lon_deg: NDArray[Any]) -> NDArray[np.float64]:
@@ -56,6 +56,8 @@ class CellTable:
         Raises:
             BadRowsError: a region has no cell.
         """
+        from scipy.spatial import cKDTree
+
         result = np.empty(len(region), np.int64)
         for r in np.unique(region):
             rows, cells = np.flatnonzero(region == r), np.flatnonzero(self.region == r)
@@ -63,9 +65,9 @@ class CellTable:
                 raise BadRowsError(
                     f"region {r} has rows but no cell in the cell table; rebuild the cells on train.csv."
                 )
-            centres = sphere_points(self.centre_deg[cells]).T
+            centres = cKDTree(sphere_points(self.centre_deg[cells]))
             for chunk in np.array_split(rows, max(1, len(rows) // _ASSIGN_CHUNK)):
-                result[chunk] = cells[(sphere_points(lat_lon_deg[chunk]) @ centres).argmax(1)]
+                result[chunk] = cells[centres.query(sphere_points(lat_lon_deg[chunk]))[1]]
         return result
 
     def position_of(self, cell_ids: NDArray[Any]) -> NDArray[np.int64]:
@@ -160,7 +162,7 @@ def _append_row(table: dict[str, list[Any]], row: dict[str, str], where: str, na
         neighbours = [int(i) for i in row["neighbor_cell_ids"].replace(";", " ").replace(",", " ").strip("[] ").split()]
     except ValueError as error:
         raise BadRowsError(f"{where}: {error}; ids are whole numbers, centre and radius decimal numbers.") from error
-    if names[region : region + 1] != [row["province"]]:
+    if region != names.index(row["province"]):
         raise BadRowsError(f"{where}: province_id {region} is not the id of '{row['province']}'.")
     if not (abs(centre[0]) <= 90 and abs(centre[1]) <= 180 and 0 < radius_km < 20_000):
         raise BadRowsError(f"{where}: centre {centre} or radius {radius_km} km is out of range.")

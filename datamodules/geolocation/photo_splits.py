@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ..errors import StagewiseError
 from ..images import unreadable_images
 from .cell_builder import build_cells
-from .geocells import CellTable
-from .geodesy import spherical_mean
+from .geocells import CellTable, sphere_points
+from .geodesy import from_vector
 from .leaks import check_pictures, check_places
 from .photo_table import Faults, PhotoTable, read_photo_table
 
@@ -154,5 +154,6 @@ class PhotoSplits:
 
 
 def _centroid(lat_lon_deg: NDArray[np.float64]) -> list[float]:
-    points = torch.from_numpy(lat_lon_deg)
-    return [float(x) for x in spherical_mean(points, torch.ones(len(points)))]
+    chunks = np.array_split(lat_lon_deg, max(1, len(lat_lon_deg) // 65_536))
+    total = np.sum([sphere_points(chunk).sum(0) for chunk in chunks], 0)
+    return [float(x) for x in from_vector(torch.from_numpy(total))]

@@ -40,9 +40,12 @@ def clip_image_tower(
 
     if quick_gelu is None:
         quick_gelu = bool(open_clip.get_pretrained_cfg(name, pretrained or "").get("quick_gelu", False))
+    if "vision_cfg" in model_config:  # it would override force_image_size
+        model_config["vision_cfg"] = {**model_config["vision_cfg"], "image_size": image_px}
     if load and pretrained is None:
         log.warning("encoder clip (%s): random weights, because pretrained=null", name)
     source = pretrained if load else None
+    quiet = logging.root.manager.disable
     logging.disable(logging.WARNING)  # open_clip tells every step of its own to the root logger
     try:
         model = open_clip.create_model(
@@ -56,7 +59,7 @@ def clip_image_tower(
     except Exception as error:  # open_clip's own, and those of torch.load: pickle, zip and runtime errors
         raise CheckpointError(f"encoder clip: cannot load {name} with pretrained='{source}': {error}") from error
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(quiet)
     return model.visual
 
 
@@ -128,6 +131,10 @@ class FrozenCopy:
         self._copy: Any = None
         self._made_from: Any = None
 
+    def forget(self) -> None:
+        """Drops the copy of an encoder that is trained: a fused optimizer does not raise the version counters."""
+        self._copy = self._made_from = None
+
     def __call__(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D) float32, in eval mode and without gradient."""
         self._encoder.eval()  # whoever called .train() on the whole model
@@ -144,5 +151,6 @@ class FrozenCopy:
 def _half_copy(encoder: nn.Module) -> Any:
     import copy
 
-    half = copy.deepcopy(encoder).to(torch.bfloat16).eval().requires_grad_(False)
-    return half.to(memory_format=torch.channels_last)
+    with torch.inference_mode(False):  # made during a validation, used in training too
+        half = copy.deepcopy(encoder).to(torch.bfloat16).eval().requires_grad_(False)
+        return half.to(memory_format=torch.channels_last)

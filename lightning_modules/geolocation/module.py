@@ -128,7 +128,7 @@ class GeolocationModule(L.LightningModule):
         return self.objective(self.network, batch, out, self.loss_weights)
 
     def _log_losses(self, prefix: str, parts: dict[str, Tensor], size: int) -> None:
-        training = prefix == "train"
+        train = prefix == "train"
         names = {
             "total": "loss",
             "province": "loss_province",
@@ -137,7 +137,7 @@ class GeolocationModule(L.LightningModule):
             "aux": "loss_aux",
         }
         values = {f"{prefix}/{names[k]}": v.detach() for k, v in parts.items()}
-        self.log_dict(values, on_step=training, on_epoch=True, prog_bar=training, batch_size=size, sync_dist=not training)
+        self.log_dict(values, on_step=train, on_epoch=True, prog_bar=train, batch_size=size, sync_dist=not train)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch; also keeps the end-to-end error of its likeliest cell."""

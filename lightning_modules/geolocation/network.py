@@ -49,7 +49,8 @@ class GeolocationNetwork(nn.Module):
         self.scene = encoders.scene_encoder(**(scene or {}), load=load)
         self.clip_projection = projection(int(self.clip.output_dim), WIDTH)
         self.scene_projection = projection(int(self.scene.num_features), WIDTH)
-        self.gate = small_output(nn.Linear(2 * WIDTH, 1))  # else its random weights outweigh the bias
+        self.gate = nn.Linear(2 * WIDTH, 1)
+        nn.init.zeros_(self.gate.weight)  # random weights could outweigh the bias
         nn.init.constant_(self.gate.bias, _GATE_BIAS)
         self.region_head = nn.Sequential(
             *projection(WIDTH, 256), nn.Dropout(dropout), small_output(nn.Linear(256, n_regions))
@@ -98,6 +99,9 @@ class GeolocationNetwork(nn.Module):
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Runs the encoders, or passes cached features on.
 
+        Whatever needs no gradient (a frozen encoder, an evaluation, a prediction) takes the same half-precision path,
+        so that an evaluation repeats the figures of the validation that chose the checkpoint.
+
         Args:
             batch: ``image`` (B, 3, H, W) float in [0, 1], or ``clip_features`` and ``scene_features`` (B, D).
 
@@ -111,7 +115,11 @@ class GeolocationNetwork(nn.Module):
                 features[key] = batch[key]
                 continue
             image = (batch["image"] - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_std")
-            features[key] = getattr(self, name)(image) if self.is_open(name) else self._frozen[name](image)
+            if torch.is_grad_enabled() and self.is_open(name):
+                self._frozen[name].forget()
+                features[key] = getattr(self, name)(image)
+            else:
+                features[key] = self._frozen[name](image)
         return features
 
     def embed(self, features: dict[str, Tensor]) -> Tensor:

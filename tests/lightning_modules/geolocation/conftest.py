@@ -2,10 +2,12 @@
 
 import csv
 import math
+import shutil
 from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from lightning import Callback, Trainer
@@ -14,6 +16,7 @@ from torchvision.io import write_jpeg
 from stagewise.datamodules import GeolocationDataModule
 from stagewise.datamodules.geolocation.geocells import CellTable
 from stagewise.lightning_modules import GeolocationModule, GroupedOptimizer
+from stagewise.lightning_modules.geolocation import encoders
 from stagewise.lightning_modules.geolocation.network import GeolocationNetwork
 
 NAMES = ["Coast", "Plain", "Gilgit-Baltistan"]
@@ -69,9 +72,9 @@ def make_geography(**changes):
     } | changes
 
 
-def make_network(seed=0, geography=None, dropout=0.1, frozen=True):
+def make_network(seed=0, geography=None, frozen=True):
     torch.manual_seed(seed)
-    network = GeolocationNetwork(geography or make_geography(), CLIP, SCENE, image_px=32, dropout=dropout)
+    network = GeolocationNetwork(geography or make_geography(), CLIP, SCENE, image_px=32)
     if frozen:
         network.clip.requires_grad_(False)
         network.scene.requires_grad_(False)
@@ -164,6 +167,29 @@ def country(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def data(country):
+    """The data module of the small country after ``setup``; read only."""
+    module = make_data(country)
+    module.setup("fit")
+    return module
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Networks this small lose time to threads that wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch):
+    """The same figures on machines with and without fast bf16."""
+    monkeypatch.setattr(encoders, "runs_bf16_faster", lambda device: False)
+
+
+@pytest.fixture(scope="session")
 def batch():
     """A batch of random pictures with true cells, as the module sees it."""
     generator = torch.Generator().manual_seed(3)
@@ -183,3 +209,52 @@ def batch():
 def network():
     """A network with frozen encoders, in eval mode; tests must not change it."""
     return make_network().eval()
+
+
+@pytest.fixture(scope="session")
+def pictures(country, tmp_path_factory):
+    """A folder of pictures that outlives the data set."""
+    folder = tmp_path_factory.mktemp("pictures")
+    names = ["test_0_0.jpg", "test_1_1.jpg", "test_2_0.jpg"]
+    for name in names:
+        (folder / name).write_bytes((country / name).read_bytes())
+    return [folder / name for name in names]
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory, pictures):
+    """One epoch with retrieval on encoders from files, saved; then the data and the files are deleted."""
+    folder = tmp_path_factory.mktemp("fitted")
+    root = write_country(folder / "data")
+    torch.manual_seed(7)
+    options = {k: v for k, v in CLIP.items() if k not in ("name", "pretrained")}
+    whole = open_clip.create_model("ViT-B-16", None, force_image_size=32, **options)
+    torch.save(whole.state_dict(), folder / "clip.pt")
+    scene = encoders.scene_encoder(**SCENE)
+    torch.save(scene.state_dict(), folder / "scene.pt")
+    module = make_module(
+        {"pretrained": str(folder / "clip.pt")},
+        {"weights": str(folder / "scene.pt")},
+        decode={"retrieval": {"neighbours": 2, "sharpness": 20.0, "reach_km": 100.0}},
+    )
+    module.provenance = {"datamodule": {"root": str(root)}, "experiment": "phase0"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "runs_bf16_faster", lambda device: False)
+        trainer = make_trainer()
+        trainer.fit(module, datamodule=make_data(root))
+        trainer.save_checkpoint(folder / "phase0.ckpt")
+        answers = module.predict_images(pictures)
+    metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+    weights = {k: v.clone() for k, v in module.state_dict().items()}
+    calibration = dict(module.calibration)
+    shutil.rmtree(root)
+    (folder / "clip.pt").unlink()
+    (folder / "scene.pt").unlink()
+    return SimpleNamespace(
+        path=folder / "phase0.ckpt",
+        answers=answers,
+        metrics=metrics,
+        weights=weights,
+        calibration=calibration,
+        encoders=(whole.visual.state_dict(), scene.state_dict()),
+    )

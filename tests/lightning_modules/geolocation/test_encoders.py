@@ -1,6 +1,7 @@
 import logging
 import pickle
 from types import SimpleNamespace
+from typing import ClassVar
 
 import open_clip
 import pytest
@@ -111,6 +112,15 @@ def test_logging_works_again_after_a_clip_model_was_made_or_refused(config, tmp_
     assert "heard" in caplog.text and "random weights, because pretrained=null" in caplog.text
 
 
+def test_a_logging_level_that_the_caller_set_stays(config):
+    logging.disable(logging.ERROR)
+    try:
+        clip_image_tower("ViT-B-16", None, 32, **config)
+        assert logging.root.manager.disable == logging.ERROR
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 @pytest.mark.parametrize(
     ("name", "pretrained", "given", "used"),
     [
@@ -122,9 +132,7 @@ def test_logging_works_again_after_a_clip_model_was_made_or_refused(config, tmp_
     ],
 )
 @pytest.mark.parametrize("load", [True, False])
-def test_the_activation_is_the_one_that_the_weights_were_trained_with(
-    name, pretrained, given, used, load, monkeypatch
-):
+def test_the_activation_is_the_one_that_the_weights_were_trained_with(name, pretrained, given, used, load, monkeypatch):
     calls = []
 
     def create_model(*args, **options):  # no weights are fetched
@@ -180,7 +188,7 @@ def test_a_file_as_python_two_wrote_it_loads(tmp_path):
     class Pickler(pickle._Pickler):
         """Protocol 2 with byte strings, as in the published file of 2017."""
 
-        dispatch = dict(pickle._Pickler.dispatch)
+        dispatch: ClassVar = dict(pickle._Pickler.dispatch)
 
         def save_str(self, text):
             raw = text.encode()
@@ -191,7 +199,9 @@ def test_a_file_as_python_two_wrote_it_loads(tmp_path):
 
         dispatch[str] = save_str
 
-    old = SimpleNamespace(Pickler=Pickler, dump=lambda value, file, protocol: Pickler(file, protocol).dump(value))
+    old = SimpleNamespace(
+        __name__="old", Pickler=Pickler, dump=lambda value, file, protocol: Pickler(file, protocol).dump(value)
+    )
     published = places_file(tmp_path / "new.pth.tar", counters=False)
     content = torch.load(tmp_path / "new.pth.tar", weights_only=True)
     torch.save(content, tmp_path / "old.pth.tar", old, pickle_protocol=2, _use_new_zipfile_serialization=False)
@@ -203,8 +213,13 @@ def test_the_names_of_resnet50_are_those_of_the_file():
     with torch.device("meta"):
         from torchvision.models import resnet50
 
-        published, ours = resnet50(num_classes=365).state_dict(), timm.create_model("resnet50", num_classes=0).state_dict()
-    assert {k: v.shape for k, v in published.items() if not k.startswith("fc.")} == {k: v.shape for k, v in ours.items()}
+        published, ours = (
+            resnet50(num_classes=365).state_dict(),
+            timm.create_model("resnet50", num_classes=0).state_dict(),
+        )
+    assert {k: v.shape for k, v in published.items() if not k.startswith("fc.")} == {
+        k: v.shape for k, v in ours.items()
+    }
 
 
 def test_a_plain_state_dict_loads(tmp_path, tiny):
@@ -265,8 +280,7 @@ def test_code_in_a_places_file_does_not_run(tmp_path):
     torch.save({"state_dict": {}, "arch": Trap(tmp_path / "marker")}, tmp_path / "file.tar")
     refusal(tmp_path / "file.tar")
     assert not (tmp_path / "marker").exists()
-    with pytest.raises(AttributeError):  # a careless reader: open() gives a file that is no tensor
-        torch.load(tmp_path / "file.tar", weights_only=False)["arch"].shape
+    torch.load(tmp_path / "file.tar", weights_only=False)["arch"].close()  # a careless reader runs it
     assert (tmp_path / "marker").exists()
 
 
@@ -280,6 +294,7 @@ def test_random_weights_are_announced_unless_a_checkpoint_brings_them(tiny, capl
 
 
 def test_half_precision_is_chosen_by_the_device(monkeypatch):
+    monkeypatch.undo()  # the fixture that turns it off
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert encoders.runs_bf16_faster(torch.device("cpu"))
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -26,9 +27,7 @@ def cell_table(centres, region):
 
 def grid(side, spacing_km, lat=24.9, lon=67.0):
     step = spacing_km / 111.2
-    return [
-        (lat + step * i, lon + step * j / math.cos(math.radians(lat))) for i in range(side) for j in range(side)
-    ]
+    return [(lat + step * i, lon + step * j / math.cos(math.radians(lat))) for i in range(side) for j in range(side)]
 
 
 @pytest.fixture
@@ -204,7 +203,7 @@ def test_a_cell_further_wrong_costs_more(cells):
             logits = torch.zeros(1, 3, 14)
             logits[0, 0, answer] = 4.0
             cost.append(cell_loss(logits, region, torch.tensor([c]), table).item())
-        assert all(b > a - 1e-6 for a, b in zip(cost, cost[1:])) and cost[-1] > cost[0] + 0.1
+        assert all(b > a - 1e-6 for a, b in itertools.pairwise(cost)) and cost[-1] > cost[0] + 0.1
 
 
 def test_cell_loss_teaches_the_true_region_only_and_never_the_padding(scene):

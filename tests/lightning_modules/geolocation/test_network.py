@@ -26,7 +26,13 @@ def test_the_layers_have_the_widths_of_the_recipe(network):
     ]
     assert any(isinstance(m, torch.nn.Dropout) and m.p == 0.1 for m in network.region_head)
     linear = [m for m in network.offset_head.modules() if isinstance(m, torch.nn.Linear)]
-    assert [(m.in_features, m.out_features) for m in linear] == [(640, 256), (256, 256), (256, 256), (256, 128), (128, 2)]
+    assert [(m.in_features, m.out_features) for m in linear] == [
+        (640, 256),
+        (256, 256),
+        (256, 256),
+        (256, 128),
+        (128, 2),
+    ]
     assert isinstance(network.cell_heads[1], RegionCellHeads) and network.gate.out_features == 1
 
 
@@ -37,7 +43,9 @@ def test_tables_lead_from_a_cell_to_its_slot_and_back(network, tiny):
         assert network.cell_at[network.cell_region[c], network.cell_slot[c]] == c
     assert (network.cell_at == -1).sum() == 3 and network.cell_at.shape == (3, 4)
     torch.testing.assert_close(network.cell_centre_deg, torch.tensor(cells["centre_deg"]))
-    torch.testing.assert_close(network.offset_limit_deg[:, 0], 20 * torch.tensor([1.0, 0.6, 1.4])[network.cell_region] / 111)
+    torch.testing.assert_close(
+        network.offset_limit_deg[:, 0], 20 * torch.tensor([1.0, 0.6, 1.4])[network.cell_region] / 111
+    )
 
 
 def test_the_cell_table_may_come_in_any_order(tiny, network):
@@ -57,8 +65,7 @@ def test_the_gate_leans_to_clip_at_the_start(tiny, batch, seed):
     features = fresh.encode(batch)
     clip, scene = fresh.clip_projection(features["clip_features"]), fresh.scene_projection(features["scene_features"])
     alpha = torch.sigmoid(fresh.gate(torch.cat([clip, scene], -1)))
-    assert alpha.shape == (9, 1) and alpha.max() < 0.5
-    assert alpha.mean().item() == pytest.approx(torch.tensor(-0.4).sigmoid().item(), abs=0.09)
+    torch.testing.assert_close(alpha, torch.full((9, 1), -0.4).sigmoid())
     torch.testing.assert_close(fresh.embed(features), alpha * scene + (1 - alpha) * clip)
 
 
@@ -206,28 +213,28 @@ def change_in_place(net, tiny):
         net.scene.conv1[0].weight.mul_(-2)
 
 
-def change_by_optimizer(net, tiny, **options):
+def change_by_training(net, tiny, **options):
     parameters = [*net.clip.parameters(), *net.scene.parameters()]
+    optimizer = torch.optim.AdamW([p.requires_grad_(True) for p in parameters], lr=0.01, **options)
+    sum(f.square().mean() for f in net.encode({"image": torch.rand(4, 3, 32, 32)}).values()).backward()
+    optimizer.step()
     for p in parameters:
-        p.grad = torch.ones_like(p)
-    torch.optim.AdamW(parameters, lr=0.05, **options).step()
-    for p in parameters:
-        p.grad = None
+        p.requires_grad_(False).grad = None
 
 
-def change_by_fused_optimizer(net, tiny):
-    change_by_optimizer(net, tiny, fused=True)
+def change_by_fused_training(net, tiny):
+    change_by_training(net, tiny, fused=True)
 
 
 def change_by_batchnorm(net, tiny):
     for module in net.scene.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean += 0.5
+            module.running_var *= 4
 
 
 @pytest.mark.parametrize(
     "change",
-    [change_by_checkpoint, change_in_place, change_by_optimizer, change_by_fused_optimizer, change_by_batchnorm],
+    [change_by_checkpoint, change_in_place, change_by_training, change_by_fused_training, change_by_batchnorm],
 )
 def test_the_half_precision_copy_follows_the_weights(tiny, batch, change, monkeypatch):
     net = tiny.network().eval()
@@ -266,10 +273,8 @@ def test_a_copy_made_in_inference_mode_serves_training(tiny, batch, half):
 # --- dtypes ---
 
 
-def test_every_tensor_is_float32_or_int64(tiny, country):
+def test_every_tensor_is_float32_or_int64(tiny, data):
     module = tiny.module(loss={"balance": "weights"})
-    data = tiny.data(country)
-    data.setup("fit")
     module.build(data.geography, load=True)
     odd = {
         name: t.dtype
@@ -296,9 +301,7 @@ def test_the_guard_against_doubles_guards():
 
 
 @pytest.mark.parametrize("shape", ["linear", "huber", "log1p"])
-def test_no_float64_reaches_the_device_in_training(tiny, country, shape, monkeypatch):
-    data = tiny.data(country)
-    data.setup("fit")
+def test_no_float64_reaches_the_device_in_training(tiny, data, shape, monkeypatch):
     module = tiny.module(loss={"balance": "weights", "km": {"shape": shape}})
     module.build(data.geography, load=True)
     monkeypatch.setattr(module, "log_dict", lambda *a, **k: None)
@@ -313,9 +316,7 @@ def test_no_float64_reaches_the_device_in_training(tiny, country, shape, monkeyp
 
 
 @pytest.mark.parametrize("retrieval", [None, {"neighbours": 2}])
-def test_no_float64_reaches_the_device_in_validation(tiny, country, retrieval, monkeypatch):
-    data = tiny.data(country)
-    data.setup("fit")
+def test_no_float64_reaches_the_device_in_validation(tiny, data, retrieval, monkeypatch):
     module = tiny.module(decode={"retrieval": retrieval}).eval()
     module.build(data.geography, load=True)
     monkeypatch.setattr(module, "log_dict", lambda *a, **k: None)
