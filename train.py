@@ -78,9 +78,7 @@ def check_writable(folder: Path) -> None:
         (folder / ".probe").write_bytes(b"x")
         (folder / ".probe").unlink()
     except OSError as error:
-        raise OSError(
-            f"cannot write to run_dir='{folder}' ({error.strerror}); pass paths.checkpoints=DIR."
-        ) from error
+        raise OSError(f"cannot write to run_dir='{folder}' ({error.strerror}); pass paths.checkpoints=DIR.") from error
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -40,7 +40,9 @@ def write_data(root: Path, rows: int) -> None:
     rng = np.random.default_rng(0)
     (root / "images").mkdir()
     for i in range(FILES):
-        write_jpeg(torch.from_numpy(rng.integers(0, 255, (3, 256, 256), dtype=np.uint8)), str(root / f"images/{i:08}.jpg"))
+        write_jpeg(
+            torch.from_numpy(rng.integers(0, 255, (3, 256, 256), dtype=np.uint8)), str(root / f"images/{i:08}.jpg")
+        )
     write_csv(root / "train.csv", rows, rng, (0.0, 0.8))
     write_csv(root / "val.csv", 1000, rng, (0.85, 0.95))
 

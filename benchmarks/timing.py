@@ -119,7 +119,9 @@ def agree(what: str, difference: float, tolerance: float) -> float:
     return difference
 
 
-def write(name: str, options: argparse.Namespace, figures: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> None:
+def write(
+    name: str, options: argparse.Namespace, figures: Mapping[str, Any], rows: Sequence[Mapping[str, str]]
+) -> None:
     """Prints the table and writes all of it to ``benchmarks/results/NAME.json`` (``NAME_quick.json``)."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}{'_quick' if options.quick else ''}.json"

@@ -72,11 +72,11 @@ class Quantile(Metric):
         """The quantile as a float32 scalar; NaN when there is no sample."""
         if len(self.values) == 0:  # a list, or one tensor once it is gathered
             return torch.tensor(torch.nan, device=self.device)
-        values, sample_ids = dim_zero_cat(self.values), dim_zero_cat(self.sample_ids)
+        values, sample_ids = dim_zero_cat(self.values).cpu(), dim_zero_cat(self.sample_ids).cpu()  # MPS has no float64
         if values.isnan().any():
             first = sample_ids[values.isnan()][:5].tolist()
             raise ValueError(f"`values` holds NaN, first for the samples {first}; drop or repair them before `update`.")
-        return quantile_of_unique(values, sample_ids, self.q)
+        return quantile_of_unique(values, sample_ids, self.q).to(self.device)
 
 
 def quantile_of_unique(values: Tensor, sample_ids: Tensor, q: float) -> Tensor:

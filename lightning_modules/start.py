@@ -1,11 +1,13 @@
 """Starts a module from the checkpoint of an earlier phase."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 
 from ..datamodules.errors import CheckpointError
 
@@ -44,3 +46,14 @@ def load_start(module: LightningModule, path: str) -> None:
     except (CheckpointError, RuntimeError) as error:
         raise CheckpointError(f"cannot start from '{path}': {error}") from error
     log.info("started from %s", path)
+
+
+@contextmanager
+def rank_zero_first(trainer: Trainer) -> Iterator[None]:
+    """Lets the first process of each machine run the block alone, the others after it: what it builds they open."""
+    first = trainer.local_rank == 0
+    if not first:
+        trainer.strategy.barrier()
+    yield
+    if first:
+        trainer.strategy.barrier()

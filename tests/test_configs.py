@@ -81,6 +81,6 @@ def test_the_recipe_is_in_the_configs():
         "after": "fit",
     }
     assert two.callbacks.get("ramp") is None
-    assert dict(two.callbacks.stages.stages.top.open.clip) == {"last": 0.3, "also": ["ln_post", "proj"]}
+    assert dict(two.encoder_tops.clip) == {"last": 0.3, "also": ["ln_post", "proj"]}
     assert two.optimizer.schedule.shape == "cosine"
     assert sum(s.epochs for s in two.callbacks.stages.stages.values()) == 35

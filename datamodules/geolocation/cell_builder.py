@@ -72,11 +72,16 @@ def _even_sample(points: Points, most: int) -> Points:
     """Points in an order that does not depend on that of the rows; of many every n-th, to 1e-7 degrees (1 cm)."""
     if len(points) <= most:
         return points[np.lexsort(points.T)]
-    lat, lon = np.rint((points + _ORIGIN) * 1e7).astype(np.int64).T
-    key = lon << 31 | lat  # one number a point: ten times as fast to sort as two
+    key = np.concatenate([_sort_key(chunk) for chunk in np.array_split(points, -(-len(points) // 65_536))])
     key.sort()
     key = key[:: -(-len(key) // most)]
     return np.stack([key & (1 << 31) - 1, key >> 31], 1) / 1e7 - _ORIGIN
+
+
+def _sort_key(points: Points) -> NDArray[np.int64]:
+    """One number a point: ten times as fast to sort as two."""
+    lat, lon = np.rint((points + _ORIGIN) * 1e7).astype(np.int64).T
+    return lon << 31 | lat
 
 
 def _density_clusters(points: Points, min_cluster_size: int, min_samples: int) -> list[Points]:

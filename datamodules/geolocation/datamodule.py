@@ -31,6 +31,8 @@ DEFAULT_LOADER = {
     "balance": "sampler",
     "num_workers": 0,
 }
+IMAGE = ("px", "root", "area", "ratio", "jitter", "gamma", "noise")
+CHECKS = {"images": True, "place_gap_km": 0.1}
 
 
 class GeolocationDataModule(L.LightningDataModule):
@@ -71,12 +73,26 @@ class GeolocationDataModule(L.LightningDataModule):
         check_settings(regions)
         if on_bad_rows not in ("raise", "drop"):
             raise StagewiseError(f"`on_bad_rows` must be 'raise' or 'drop', got '{on_bad_rows}'.")
+        for name, given, known in (
+            ("loader", loader, DEFAULT_LOADER),
+            ("image", image, IMAGE),
+            ("checks", checks, CHECKS),
+        ):
+            if unknown := sorted(set(given or {}) - set(known)):
+                raise StagewiseError(f"`{name}` has unknown key(s) {unknown}; known: {', '.join(known)}.")
         self.root = Path(root)
         self.loader = DEFAULT_LOADER | (loader or {})
-        self.image = {"px": 224, "root": None} | (image or {})
-        checks = {"images": True, "place_gap_km": 0.1} | (checks or {})
-        self.splits = PhotoSplits(self.root, regions or {}, dict(cells or {}), self.image["root"], on_bad_rows, checks)
-        self.views, self.cache_dir, self.seed = int((feature_cache or {}).get("views", 0)), Path(cache_dir), seed
+        self.image, self.cache_dir = {"px": 224, "root": None} | (image or {}), Path(cache_dir)
+        self.splits = PhotoSplits(
+            self.root,
+            regions or {},
+            dict(cells or {}),
+            self.image["root"],
+            on_bad_rows,
+            CHECKS | (checks or {}),
+            self.cache_dir,
+        )
+        self.views, self.seed = int((feature_cache or {}).get("views", 0)), seed
         self.test_split = "test"
         self._features: dict[str, cache.Features] = {}
 
@@ -106,7 +122,7 @@ class GeolocationDataModule(L.LightningDataModule):
         return PhotoDataset(table, self.splits.cell_of(name), int(self.image["px"]), seed=self.seed, **crops)
 
     def sampler(self) -> GroupBalancedBatchSampler:
-        """Batches of the recipe's mix, or of the natural one where ``balance`` is ``none``."""
+        """Batches of the recipe's mix, or of the natural one where ``balance`` is ``weights``."""
         region, size = self.splits.get("train").region, int(self.loader["batch_size"])
         if self.loader["balance"] == "weights":
             groups, share = np.zeros(len(region), np.int64), {0: size}
@@ -115,8 +131,8 @@ class GeolocationDataModule(L.LightningDataModule):
             groups, share = region, quotas(self.splits.region_names, counts, self.splits.regions, size)
         else:
             raise StagewiseError(f"loader.balance must be 'sampler' or 'weights', got '{self.loader['balance']}'.")
-        length, exhausted = int(self.loader["batches_per_epoch"]), self.loader["exhausted"]
-        return GroupBalancedBatchSampler(groups, share, length, exhausted, self.seed, keyed=True)
+        length = int(self.loader["batches_per_epoch"] or max(1, len(region) // size))
+        return GroupBalancedBatchSampler(groups, share, length, self.loader["exhausted"], self.seed, keyed=True)
 
     def _loader(self, dataset: Any, **options: Any) -> DataLoader[Any]:
         workers = int(self.loader["num_workers"])
@@ -226,3 +242,5 @@ class GeneratedGeolocationDataModule(GeolocationDataModule):
         elif not (self.root / "train.csv").is_file():
             log.info("writing the generated country to %s", self.root)
             write_generated_country(self.root, **options)
+        if not (self.root / "cell_metadata.csv").is_file() and os.path.abspath(target) == os.path.abspath(self.root):
+            self.splits.write_cells(self.root / "cell_metadata.csv")

@@ -1,6 +1,9 @@
 """The splits of a data set: read, checked against each other, and described for the network."""
 
+import hashlib
+import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ class PhotoSplits:
         image_root: folder of the pictures; None is ``root``.
         on_bad_rows: ``raise`` or ``drop``.
         checks: ``{images, place_gap_km}``.
+        cache_dir: keeps the built cells.
     """
 
     def __init__(
@@ -40,8 +44,9 @@ class PhotoSplits:
         image_root: str | None,
         on_bad_rows: str,
         checks: dict[str, Any],
+        cache_dir: Path,
     ) -> None:
-        self.root, self.regions, self.image_root = root, regions, image_root
+        self.root, self.regions, self.image_root, self.cache_dir = root, regions, image_root, cache_dir
         self.on_bad_rows, self.checks = on_bad_rows, checks
         self.build_options = dict(cells)
         self.cells_path = self.build_options.pop("path", None)
@@ -131,6 +136,7 @@ class PhotoSplits:
         counts = np.bincount(train.region, minlength=len(names))
         return {
             "region_names": names,
+            "train_csv_hash": _file_hash(train.path),
             "count": counts.tolist(),
             "tau_km": [s.get("tau_km") for s in settings],
             "offset_scale": [float(s.get("offset_scale", 1.0)) for s in settings],
@@ -144,7 +150,26 @@ class PhotoSplits:
             return None
         return CellTable.read_csv(self.cells_path or self.root / "cell_metadata.csv", names)
 
+    def write_cells(self, path: Path) -> None:
+        """Builds the geocells of train and writes them as ``cell_metadata.csv``."""
+        train, names, faults = read_photo_table(self.root / "train.csv", list(self.regions) or None, self.image_root)
+        self._fit_cells(train.without(faults, self.on_bad_rows, log.warning), names).write_csv(path, names)
+
     def _build_cells(self, train: PhotoTable, names: list[str]) -> CellTable:
+        """Builds the cells once: they are kept under a key of the points and the settings."""
+        digest = hashlib.blake2b(json.dumps([self.regions, self.build_options, names]).encode(), digest_size=12)
+        digest.update(np.ascontiguousarray(train.lat_lon_deg).data)
+        digest.update(np.ascontiguousarray(train.region).data)
+        path = self.cache_dir / "cells" / digest.hexdigest() / "cell_metadata.csv"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(f".{os.getpid()}.part")
+            self._fit_cells(train, names).write_csv(part, names)
+            os.replace(part, path)
+        log.info("geocells: %s", path)
+        return CellTable.read_csv(path, names)
+
+    def _fit_cells(self, train: PhotoTable, names: list[str]) -> CellTable:
         options = dict(self.build_options)
         default = float(options.pop("max_radius_km", 50.0))
         radii = {i: float(self.regions.get(n, {}).get("max_radius_km", default)) for i, n in enumerate(names)}
@@ -157,3 +182,8 @@ def _centroid(lat_lon_deg: NDArray[np.float64]) -> list[float]:
     chunks = np.array_split(lat_lon_deg, max(1, len(lat_lon_deg) // 65_536))
     total = np.sum([sphere_points(chunk).sum(0) for chunk in chunks], 0)
     return [float(x) for x in from_vector(torch.from_numpy(total))]
+
+
+def _file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:24]

@@ -1,6 +1,6 @@
 """Reads and checks the CSV of a split: ``id, image, latitude, longitude, province, province_id[, cell_id]``."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from ..errors import BadRowsError, DatasetNotFoundError
+from .columns import as_numpy, strings, system_memory
 
 REQUIRED = ("id", "image", "latitude", "longitude", "province", "province_id")
 _TYPES = {
@@ -114,42 +115,26 @@ def read_photo_table(
         DatasetNotFoundError: no such file.
         BadRowsError: a column is missing, no row, or ids and names of the regions that do not form a list.
     """
-    path = Path(path)
+    with system_memory():
+        return _read(Path(path), regions, image_root)
+
+
+def _read(path: Path, regions: list[str] | None, image_root: str | Path | None) -> tuple[PhotoTable, list[str], Faults]:
     faults: Faults = {}
     columns = _read_columns(path, faults)
     names = columns.pop("province").combine_chunks()
     codes, values = names.indices.to_numpy(zero_copy_only=False), names.dictionary.to_pylist()
-    ids = _numbers(columns.pop("province_id"), -1)
+    ids = as_numpy(columns.pop("province_id"), -1)
     regions = regions or _regions_of(path, codes, values, ids)
-    lat_lon = np.stack([_numbers(columns.pop(c), float("nan")) for c in ("latitude", "longitude")], 1)
+    lat_lon = np.stack([as_numpy(columns.pop(c), float("nan")) for c in ("latitude", "longitude")], 1)
     region = _check_regions(codes, values, ids, regions, faults)
     _check_coordinates(lat_lon, faults)
     _check_ids(columns["id"], faults)
-    cells = _numbers(columns.pop("cell_id"), -1) if "cell_id" in columns else None
+    cells = as_numpy(columns.pop("cell_id"), -1) if "cell_id" in columns else None
     root = Path(image_root) if image_root else path.parent
     lines = np.arange(2, len(region) + 2, dtype=np.int32)
-    texts = [_in_one_piece(columns.pop(c)) for c in ("id", "image")]
-    return PhotoTable(path, *texts, root, lat_lon, region, cells, lines), regions, faults
-
-
-def _numbers(column: pa.ChunkedArray, null: float) -> NDArray[Any]:
-    """Copies chunk by chunk and gives the column's memory back: at 10 million rows a column more or less counts."""
-    numbers = np.empty(len(column), column.type.to_pandas_dtype())
-    start = 0
-    for chunk in column.iterchunks():
-        numbers[start : start + len(chunk)] = chunk.fill_null(null).to_numpy()
-        start += len(chunk)
-    del column, chunk
-    pa.default_memory_pool().release_unused()
-    return numbers
-
-
-def _in_one_piece(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Faster to look up than the hundreds of pieces that the reader leaves, and gives their memory back."""
-    whole = pa.table({"": column}).combine_chunks()[0]  # a table's: it knows when 2 GB of text need two pieces
-    del column
-    pa.default_memory_pool().release_unused()
-    return whole
+    table = PhotoTable(path, columns["id"], columns["image"], root, lat_lon, region, cells, lines)
+    return table, regions, faults
 
 
 def _read_columns(path: Path, faults: Faults) -> dict[str, pa.ChunkedArray]:
@@ -247,20 +232,15 @@ def _check_coordinates(lat_lon: NDArray[np.float64], faults: Faults) -> None:
 
 
 def _check_ids(ids: pa.ChunkedArray, faults: Faults) -> None:
-    hashes = np.fromiter(map(hash, _strings(ids)), np.int64, len(ids))  # a tenth of the memory of a set of strings
+    hashes = np.fromiter(map(hash, strings(ids)), np.int64, len(ids))  # a tenth of the memory of a set of strings
     hashes.sort()
     repeated = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
     if not repeated:
         return
     seen: dict[str, int] = {}
-    for i, text in enumerate(_strings(ids)):
+    for i, text in enumerate(strings(ids)):
         if hash(text) not in repeated:
             continue
         if text in seen:
             faults.setdefault(i, f"duplicate id '{text}', first on line {seen[text] + 2}")
         seen.setdefault(text, i)
-
-
-def _strings(column: pa.ChunkedArray) -> Iterator[str]:
-    for chunk in column.iterchunks():
-        yield from chunk.to_numpy(zero_copy_only=False)

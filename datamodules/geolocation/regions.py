@@ -37,7 +37,11 @@ def quotas(
     >>> quotas(["a", "b", "c"], np.array([5, 90, 5]), {}, 8)
     {0: 2, 1: 4, 2: 2}
     """
-    table = {i: int(settings[name]["quota"]) for i, name in enumerate(names) if "quota" in settings.get(name, {})}
+    given = {i: settings.get(name, {}).get("quota") for i, name in enumerate(names)}
+    table = {i: int(quota) for i, quota in given.items() if quota is not None}
+    forgotten = [names[i] for i in given if table and i not in table and counts[i]]
+    if forgotten:
+        raise QuotaError(f"{', '.join(forgotten)} has rows but no quota while others have one; give it one.")
     if not table:
         present = np.flatnonzero(counts)
         largest, share = int(counts.argmax()), batch_size // (len(present) + 1)

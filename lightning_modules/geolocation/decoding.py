@@ -88,7 +88,7 @@ def prediction_rows(
     found = hypotheses(network, out, regions, cells)
     centre = network.cell_centre_deg[found["cell"][:, 0]]
     if bank is not None:
-        found = bank.refine(out["embedding"], found, **(retrieval or {}))
+        found = bank.refine(out["embedding"], found, network.cell_radius_km[found["cell"]], **(retrieval or {}))
     return {
         "region_logits": out["region_logits"].float(),
         "log_p": found["log_p"].float(),

@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ...datamodules.errors import CheckpointError, StagewiseError
 from ...datamodules.geolocation.geodesy import haversine_km
-from ..start import load_start
+from ..start import load_start, rank_zero_first
 from . import decoding, evaluation, losses, predicting, scores
 from .figures import draw_predictions
 from .network import GeolocationNetwork, check_same_geography
@@ -66,6 +66,8 @@ class GeolocationModule(L.LightningModule):
         )
         if unknown := sorted(set(self.loss_weights) - set(losses.LOSSES)):
             raise StagewiseError(f"loss.weights has unknown key(s) {unknown}; known: {', '.join(losses.LOSSES)}.")
+        if not any(self.loss_weights.values()):
+            raise StagewiseError("all loss.weights are 0, nothing would be trained; give one of them a weight.")
         self.decode = {"regions": 2, "cells": 5, "retrieval": None} | (decode or {})
         self.rule = self.decode.pop("rule", "auto")
         self.geography: dict[str, Any] = {}
@@ -84,9 +86,10 @@ class GeolocationModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Builds the network from the data's geography and loads the weights of the phase before."""
+        starts = self.hparams["start_from"] is not None
         if not self.geography:
-            self.build(self.trainer.datamodule.geography, load=self.hparams["start_from"] is None)
-            if stage == "fit" and self.hparams["start_from"]:
+            self.build(self.trainer.datamodule.geography, load=stage != "fit" or not starts)
+            if stage == "fit" and starts:
                 load_start(self, self.hparams["start_from"])
 
     def build(self, geography: dict[str, Any], load: bool) -> None:
@@ -110,7 +113,7 @@ class GeolocationModule(L.LightningModule):
         data = self.trainer.datamodule
         log.info("class imbalance is corrected by: %s", self.objective.balance)
         if data.views:
-            with torch.no_grad():
+            with torch.no_grad(), rank_zero_first(self.trainer):
                 data.cache_features(self.network.encode, self.encoder_key(), self.device)
 
     def encoder_key(self) -> str:

@@ -29,6 +29,7 @@ class GeolocationNetwork(nn.Module):
 
     cell_centre_deg: Tensor
     cell_region: Tensor
+    cell_radius_km: Tensor
     offset_limit_deg: Tensor
     cell_slot: Tensor
     cell_at: Tensor
@@ -78,9 +79,9 @@ class GeolocationNetwork(nn.Module):
         at[region, slot] = torch.arange(len(region))
         self.register_buffer("cell_centre_deg", centre)
         self.register_buffer("cell_region", region)
-        self.register_buffer(
-            "offset_limit_deg", offset_limit_deg(centre, torch.from_numpy(cells.radius_km).float(), scale)
-        )
+        radius_km = torch.from_numpy(cells.radius_km).float()
+        self.register_buffer("cell_radius_km", radius_km)
+        self.register_buffer("offset_limit_deg", offset_limit_deg(centre, radius_km, scale))
         self.register_buffer("cell_slot", slot)  # (C,) place among the cells of its region
         self.register_buffer("cell_at", at)  # (R, C_max) the inverse, -1 is padding
 

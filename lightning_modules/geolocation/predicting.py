@@ -121,6 +121,8 @@ def predict_folder(
             good.append(path)
         except BadRowsError as error:
             log.warning("left out %s", error)
+    if not good:
+        raise BadRowsError(f"none of the {len(found)} pictures at input='{source}' can be read; see the lines above.")
     folder = Path(target)
     folder.mkdir(parents=True, exist_ok=True)
     answers = predict_images(module, good)

@@ -19,7 +19,9 @@ REGIONS = ["Hills", "Coast", "Desert"]
 def splits(country, cell_options):
     def make(on_bad_rows="raise", regions=None, image_root=None, images=True, gap=0.1, **cells):
         checks = {"images": images, "place_gap_km": gap}
-        return PhotoSplits(country.write(), dict(regions or {}), cell_options | cells, image_root, on_bad_rows, checks)
+        root = country.write()
+        cache = root.parent / "cache"
+        return PhotoSplits(root, dict(regions or {}), cell_options | cells, image_root, on_bad_rows, checks, cache)
 
     return make
 
@@ -300,10 +302,11 @@ def test_quotas_without_a_table_always_fill_the_batch_and_leave_empty_regions_ou
             "add up to 6, not to loader.batch_size=8: Hills 4, Coast 2",
         ),
         (
-            {"Hills": {"quota": 4}, "Desert": {"quota": 4}},
+            {"Hills": {"quota": 4}, "Coast": {"quota": 2}, "Desert": {"quota": 2}},
             8,
             "quota of Desert cannot be met: train.csv has no row there",
         ),
+        ({"Hills": {"quota": 8}}, 8, "Coast has rows but no quota while others have one"),
         ({}, 2, "loader.batch_size=2 is too small for 2 regions; take at least 3"),
     ],
 )

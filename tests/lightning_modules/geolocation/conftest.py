@@ -235,7 +235,7 @@ def fitted(tmp_path_factory, pictures):
     module = make_module(
         {"pretrained": str(folder / "clip.pt")},
         {"weights": str(folder / "scene.pt")},
-        decode={"retrieval": {"neighbours": 2, "sharpness": 20.0, "reach_km": 100.0}},
+        decode={"retrieval": {"neighbours": 2, "sharpness": 20.0, "reach": 1.0}},
     )
     module.provenance = {"datamodule": {"root": str(root)}, "experiment": "phase0"}
     with pytest.MonkeyPatch.context() as patch:

@@ -1,9 +1,10 @@
 import pytest
 import torch
+from torch.nn import functional as F
 
 from stagewise.datamodules.geolocation.geodesy import haversine_km
 from stagewise.lightning_modules.geolocation.decoding import RULES, combine, expected_spread_km, hypotheses
-from stagewise.lightning_modules.geolocation.retrieval import ReferenceBank
+from stagewise.lightning_modules.geolocation.retrieval import ReferenceBank, reconstruction_weights
 
 KARACHI, ISLAMABAD = (24.86, 67.01), (33.68, 73.05)
 
@@ -160,10 +161,16 @@ def test_the_bank_is_centred_of_unit_length_and_half_precision(bank):
     torch.testing.assert_close(bank.embedding.float().norm(dim=-1), torch.ones(12), atol=2e-3, rtol=0)
 
 
+def refine(bank, embedding, start, reach_km=300.0, **options):
+    """With cells of such a radius that ``reach_km`` is what counts."""
+    radius_km = torch.full_like(start["log_p"], reach_km)
+    return bank.refine(embedding, start, radius_km, reach=1.0, **options)
+
+
 @pytest.mark.parametrize("row", [0, 3, 5, 9])
 def test_a_duplicate_of_a_train_picture_gets_its_place(bank, row):
     bank, embedding = bank
-    refined = bank.refine(embedding[row : row + 1], found(0, 1))
+    refined = refine(bank, embedding[row : row + 1], found(0, 1), ridge=1e-5)
     own = int(bank.cell[row])
     torch.testing.assert_close(refined["place_deg"][0, own], bank.lat_lon_deg[row], atol=1e-4, rtol=0)
     assert refined["log_p"][0].argmax() == own  # and its cell becomes the likeliest
@@ -171,9 +178,9 @@ def test_a_duplicate_of_a_train_picture_gets_its_place(bank, row):
 
 def test_evidence_reorders_the_hypotheses_but_not_against_all_odds(bank):
     bank, embedding = bank
-    doubted = bank.refine(embedding[9:10], found(0, 1, log_p=[3.0, 0.0]))
+    doubted = refine(bank, embedding[9:10], found(0, 1, log_p=[3.0, 0.0]))
     assert doubted["log_p"][0].argmax() == 1
-    impossible = bank.refine(embedding[9:10], found(0, 1, log_p=[0.0, -1e4]))
+    impossible = refine(bank, embedding[9:10], found(0, 1, log_p=[0.0, -1e4]))
     assert impossible["log_p"][0].argmax() == 0
     for refined in (doubted, impossible):
         torch.testing.assert_close(refined["log_p"].exp().sum(-1), torch.ones(1))
@@ -182,41 +189,63 @@ def test_evidence_reorders_the_hypotheses_but_not_against_all_odds(bank):
 def test_no_sharpness_is_no_evidence(bank):
     bank, embedding = bank
     start = found(0, 1, log_p=[1.0, 0.0])
-    torch.testing.assert_close(bank.refine(embedding[9:10], start, sharpness=0.0)["log_p"], start["log_p"])
+    torch.testing.assert_close(refine(bank, embedding[9:10], start, sharpness=0.0)["log_p"], start["log_p"])
 
 
 def test_a_cell_without_train_pictures_keeps_its_place(bank):
     bank, embedding = bank
     start = found(2, 0)
-    refined = bank.refine(embedding[:1], start)
+    refined = refine(bank, embedding[:1], start)
     assert torch.equal(refined["place_deg"][0, 0], start["place_deg"][0, 0])
     assert refined["log_p"].isfinite().all() and refined["log_p"][0].argmax() == 1
-    alone = bank.refine(embedding[:1], found(2))
+    alone = refine(bank, embedding[:1], found(2))
     assert torch.equal(alone["place_deg"], found(2)["place_deg"])
 
 
 def test_neighbours_out_of_reach_do_not_count(bank):
     bank, embedding = bank
     query = (embedding[0] + 0.5 * embedding[6]).unsqueeze(0)  # like a picture here, and a little like one 500 km away
-    near = bank.refine(query, found(0), neighbours=12, sharpness=1.0, reach_km=100.0)["place_deg"][0, 0]
-    far = bank.refine(query, found(0), neighbours=12, sharpness=1.0, reach_km=5000.0)["place_deg"][0, 0]
+    near = refine(bank, query, found(0), neighbours=12, sharpness=1.0, reach_km=100.0)["place_deg"][0, 0]
+    far = refine(bank, query, found(0), neighbours=12, sharpness=1.0, reach_km=5000.0)["place_deg"][0, 0]
     assert km(near, (25.0, 67.0)) < 60 < km(far, (25.0, 67.0))
 
 
-def test_the_refined_place_is_between_the_neighbours_and_nearer_the_more_similar(bank):
+def test_a_picture_between_its_neighbours_is_placed_between_them_in_proportion(bank):
     bank, embedding = bank
-    query = (0.8 * embedding[0] + 0.2 * embedding[5]).unsqueeze(0)
-    soft = bank.refine(query, found(0), neighbours=2, sharpness=1.0)["place_deg"][0, 0, 0].item()
-    sharp = bank.refine(query, found(0), neighbours=2, sharpness=200.0)["place_deg"][0, 0, 0].item()
-    assert 25.0 - 1e-4 <= sharp < soft <= 25.06
+    ends = F.normalize(embedding[[0, 5]] - bank.centre, dim=-1)
+    places = bank.lat_lon_deg[[0, 5]]
+    for share in (0.25, 0.5, 0.75):
+        query = (share * ends[0] + (1 - share) * ends[1]).unsqueeze(0) + bank.centre
+        place = refine(bank, query, found(0), neighbours=2, ridge=1e-4)["place_deg"][0, 0]
+        torch.testing.assert_close(place, share * places[0] + (1 - share) * places[1], atol=3e-3, rtol=0)
+
+
+def test_reconstruction_weights_solve_the_constrained_least_squares_problem():
+    torch.manual_seed(0)
+    difference = torch.randn(3, 6, 20)
+    allowed = torch.rand(3, 4, 6) < 0.7
+    allowed[..., 0] = True
+    weight = reconstruction_weights(difference @ difference.mT, allowed, ridge=1e-6)
+    torch.testing.assert_close(weight.sum(-1), torch.ones(3, 4))
+    assert (weight[~allowed] == 0).all()
+    best = (weight @ difference).norm(dim=-1)
+    for _ in range(50):  # no other weights that sum to 1 do better
+        step = torch.randn(3, 4, 6) * 0.1 * allowed
+        step = step - allowed * step.sum(-1, keepdim=True) / allowed.sum(-1, keepdim=True)
+        assert (((weight + step) @ difference).norm(dim=-1) >= best - 1e-4).all()
+
+
+def test_no_allowed_neighbour_gives_no_weight():
+    gram = torch.eye(3).unsqueeze(0)
+    assert (reconstruction_weights(gram, torch.zeros(1, 2, 3, dtype=torch.bool), 0.1) == 0).all()
 
 
 def test_refinement_answers_each_picture_on_its_own(bank):
     bank, embedding = bank
     starts = [found(0, 1), found(1, 2), found(2, 0)]
-    whole = bank.refine(embedding[:3], {k: torch.cat([s[k] for s in starts]) for k in starts[0]})
+    whole = refine(bank, embedding[:3], {k: torch.cat([s[k] for s in starts]) for k in starts[0]})
     for i, start in enumerate(starts):
-        for key, value in bank.refine(embedding[i : i + 1], start).items():
+        for key, value in refine(bank, embedding[i : i + 1], start).items():
             torch.testing.assert_close(whole[key][i : i + 1], value)
 
 
@@ -224,7 +253,7 @@ def test_refinement_answers_each_picture_on_its_own(bank):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_a_bank_from_a_checkpoint_follows_the_network_to_the_gpu(bank):
     bank, embedding = bank
-    expected = bank.refine(embedding[:1], found(0, 1))
-    refined = bank.refine(embedding[:1].cuda(), {k: v.cuda() for k, v in found(0, 1).items()})
+    expected = refine(bank, embedding[:1], found(0, 1))
+    refined = refine(bank, embedding[:1].cuda(), {k: v.cuda() for k, v in found(0, 1).items()})
     for key, value in refined.items():
         torch.testing.assert_close(value.cpu(), expected[key], atol=1e-3, rtol=1e-3)

@@ -346,4 +346,4 @@ def test_retrieval_is_used_when_a_checkpoint_brings_its_bank(fitted, pictures, m
         decoding.ReferenceBank, "refine", lambda self, *a, **k: calls.append(k) or refine(self, *a, **k)
     )
     module.predict_images(pictures)
-    assert calls == [{"neighbours": 2, "sharpness": 20.0, "reach_km": 100.0}]
+    assert calls == [{"neighbours": 2, "sharpness": 20.0, "reach": 1.0}]
