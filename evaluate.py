@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import hydra
 import lightning as L
@@ -26,7 +27,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     return metrics
 
 
-def data_config(module: L.LightningModule, cfg: DictConfig) -> DictConfig:
+def data_config(module: Any, cfg: DictConfig) -> DictConfig:
     """The data module that the checkpoint was trained with, changed by ``datamodule.…=`` on the command line."""
     stored = module.provenance.get("datamodule")
     if not stored or not str(stored.get("_target_")).startswith("stagewise.datamodules."):

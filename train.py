@@ -52,7 +52,7 @@ def check_start(cfg: DictConfig) -> None:
 @contextmanager
 def fresh_folder(folder: Path) -> Iterator[None]:
     """Moves an earlier run aside, never overwrites it; moves it back if the new one fails before its first epoch."""
-    if rank_zero_only.rank != 0:
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         yield
         return
     old = folder.with_name(f"{folder.name}_until_{time.strftime('%Y-%m-%d_%H-%M-%S')}")

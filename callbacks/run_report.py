@@ -131,8 +131,9 @@ class RunReport(Checkpoint):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """After the closing validation of the best checkpoint, asks the module for its pictures."""
-        if trainer.state.fn == "validate" and trainer.is_global_zero and hasattr(pl_module, "draw_report"):
-            pl_module.draw_report(self.dirpath)
+        draw = getattr(pl_module, "draw_report", None)
+        if trainer.state.fn == "validate" and trainer.is_global_zero and callable(draw):
+            draw(self.dirpath)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the summary and the curves."""

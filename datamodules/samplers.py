@@ -66,7 +66,7 @@ class GroupBalancedBatchSampler(BatchSampler):
             if not len(self._rows[group]):
                 raise QuotaError(f"the quota of '{group}' is {quota}, but no row has that group; groups: {known[:20]}.")
 
-    @property
+    @property  # type: ignore[override]
     def sampler(self) -> "GroupBalancedBatchSampler":
         """Itself: Lightning calls ``set_epoch`` on ``batch_sampler.sampler`` only."""
         return self

@@ -24,7 +24,7 @@ from .regions import check_settings, quotas
 
 log = logging.getLogger(__name__)
 _EVAL_BATCH = 128
-DEFAULT_LOADER = {
+DEFAULT_LOADER: dict[str, Any] = {
     "batch_size": 64,
     "batches_per_epoch": 1300,
     "exhausted": "cycle",
@@ -32,7 +32,7 @@ DEFAULT_LOADER = {
     "num_workers": 0,
 }
 IMAGE = ("px", "root", "area", "ratio", "jitter", "gamma", "noise")
-CHECKS = {"images": True, "place_gap_km": 0.1}
+CHECKS: dict[str, Any] = {"images": True, "place_gap_km": 0.1}
 
 
 class GeolocationDataModule(L.LightningDataModule):

@@ -152,7 +152,7 @@ class CellTable:
 
 
 def _append_row(table: dict[str, list[Any]], row: dict[str, str], where: str, names: list[str]) -> None:
-    if None in (row[column] for column in COLUMNS):
+    if any(row[column] is None for column in COLUMNS):
         raise BadRowsError(f"{where}: fewer values than the header has columns; it needs {', '.join(COLUMNS)}.")
     if row["province"] not in names:
         raise BadRowsError(f"{where}: unknown province '{row['province']}'; known: {', '.join(names)}.")

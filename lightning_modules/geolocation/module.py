@@ -1,6 +1,5 @@
 """The Lightning module of image geolocation."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,11 +83,16 @@ class GeolocationModule(L.LightningModule):
         """Regions as they stand in metric names."""
         return [scores.slug(name) for name in self.geography["region_names"]]
 
+    @property
+    def data(self) -> Any:
+        """The data module of the trainer."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
     def setup(self, stage: str) -> None:
         """Builds the network from the data's geography and loads the weights of the phase before."""
         starts = self.hparams["start_from"] is not None
         if not self.geography:
-            self.build(self.trainer.datamodule.geography, load=stage != "fit" or not starts)
+            self.build(self.data.geography, load=stage != "fit" or not starts)
             if stage == "fit" and starts:
                 load_start(self, self.hparams["start_from"])
 
@@ -110,19 +114,10 @@ class GeolocationModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Says how the imbalance is corrected; fills the feature cache where one is asked for."""
-        data = self.trainer.datamodule
         log.info("class imbalance is corrected by: %s", self.objective.balance)
-        if data.views:
+        if self.data.views:
             with torch.no_grad(), rank_zero_first(self.trainer):
-                data.cache_features(self.network.encode, self.encoder_key(), self.device)
-
-    def encoder_key(self) -> str:
-        """Hash of the encoders' weights."""
-        digest = hashlib.blake2b(digest_size=12)
-        for name in ("clip", "scene"):
-            for key, value in getattr(self.network, name).state_dict().items():
-                digest.update(key.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+                self.data.cache_features(self.network.encode, self.network.encoder_key(), self.device)
 
     # --- one step for all splits ---
 
@@ -187,9 +182,9 @@ class GeolocationModule(L.LightningModule):
             self.bank = self._embed_reference()
 
     def _embed_reference(self) -> ReferenceBank:
-        data, parts = self.trainer.datamodule, []
-        for batch in data.reference_dataloader():
-            batch = data.on_after_batch_transfer({k: v.to(self.device) for k, v in batch.items()}, 0)
+        parts = []
+        for batch in self.data.reference_dataloader():
+            batch = self.data.on_after_batch_transfer({k: v.to(self.device) for k, v in batch.items()}, 0)
             parts.append((self.network.embed(self.network.encode(batch)), batch["lat_lon_deg"], batch["cell"]))
         embedding, place, cell = (torch.cat(column) for column in zip(*parts))
         return ReferenceBank.of(embedding.float(), place, cell)

@@ -1,5 +1,6 @@
 """Picture -> region -> geocell -> offset."""
 
+import hashlib
 from typing import Any
 
 import torch
@@ -46,10 +47,11 @@ class GeolocationNetwork(nn.Module):
         super().__init__()
         self.image_px = image_px
         cells, n_regions = CellTable.from_dict(geography["cells"]), len(geography["region_names"])
-        self.clip = encoders.clip_image_tower(**(clip or {}), image_px=image_px, load=load)
-        self.scene = encoders.scene_encoder(**(scene or {}), load=load)
-        self.clip_projection = projection(int(self.clip.output_dim), WIDTH)
-        self.scene_projection = projection(int(self.scene.num_features), WIDTH)
+        tower: Any = encoders.clip_image_tower(**(clip or {}), image_px=image_px, load=load)
+        backbone: Any = encoders.scene_encoder(**(scene or {}), load=load)
+        self.clip, self.scene = tower, backbone
+        self.clip_projection = projection(int(tower.output_dim), WIDTH)
+        self.scene_projection = projection(int(backbone.num_features), WIDTH)
         self.gate = nn.Linear(2 * WIDTH, 1)
         nn.init.zeros_(self.gate.weight)  # random weights could outweigh the bias
         nn.init.constant_(self.gate.bias, _GATE_BIAS)
@@ -61,9 +63,10 @@ class GeolocationNetwork(nn.Module):
         self.cell_embedding = nn.Embedding(len(cells), 96)
         self.region_embedding = nn.Embedding(n_regions, 32)
         self.offset_head = OffsetHead((WIDTH, 96, 32))
-        self.aux_head = nn.Sequential(*projection(WIDTH, 256), small_output(nn.Linear(256, 2)))
+        place = small_output(nn.Linear(256, 2))
         with torch.no_grad():
-            self.aux_head[-1].bias.copy_(torch.tensor(geography["centroid_deg"]))
+            place.bias.copy_(torch.tensor(geography["centroid_deg"]))
+        self.aux_head = nn.Sequential(*projection(WIDTH, 256), place)
         self._register_geography(cells, geography, max(per_region))
         self._register_normalisation()
         # Not modules: the half-precision copies must not reach the checkpoint or the optimizer.
@@ -96,6 +99,14 @@ class GeolocationNetwork(nn.Module):
     def is_open(self, name: str) -> bool:
         """Whether any parameter of an encoder is trained."""
         return any(p.requires_grad for p in getattr(self, name).parameters())
+
+    def encoder_key(self) -> str:
+        """Hash of the encoders' weights."""
+        digest = hashlib.blake2b(digest_size=12)
+        for name in ("clip", "scene"):
+            for key, value in getattr(self, name).state_dict().items():
+                digest.update(key.encode() + value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def encode(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Runs the encoders, or passes cached features on.

@@ -217,7 +217,9 @@ def test_a_picture_between_its_neighbours_is_placed_between_them_in_proportion(b
     for share in (0.25, 0.5, 0.75):
         query = (share * ends[0] + (1 - share) * ends[1]).unsqueeze(0) + bank.centre
         place = refine(bank, query, found(0), neighbours=2, ridge=1e-4)["place_deg"][0, 0]
-        torch.testing.assert_close(place, share * places[0] + (1 - share) * places[1], atol=3e-3, rtol=0)
+        torch.testing.assert_close(
+            place, share * places[0] + (1 - share) * places[1], atol=6e-3, rtol=0
+        )  # half precision
 
 
 def test_reconstruction_weights_solve_the_constrained_least_squares_problem():

@@ -314,14 +314,14 @@ def test_cached_features_train_as_the_pictures_would(tiny, country, tmp_path):
 
 def test_the_key_of_the_encoders_changes_with_their_weights_only(tiny):
     module = built(tiny)
-    key = module.encoder_key()
-    assert key == module.encoder_key()
+    key = module.network.encoder_key()
+    assert key == module.network.encoder_key()
     with torch.no_grad():
         module.network.gate.bias += 1
-    assert module.encoder_key() == key
+    assert module.network.encoder_key() == key
     with torch.no_grad():
         module.network.scene.layer4[0].bn1.running_mean += 1e-3
-    assert module.encoder_key() != key
+    assert module.network.encoder_key() != key
 
 
 def test_a_training_step_trains_open_encoders_and_leaves_frozen_ones(tiny, country):
