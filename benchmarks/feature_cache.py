@@ -131,7 +131,7 @@ def main() -> None:
         (slow_data, slow), (fast_data, fast) = (training(Path(folder), options, views) for views in (0, VIEWS))
         start = time.perf_counter()
         with torch.no_grad():
-            fast_data.cache_features(fast.network.encode, fast.encoder_key(), torch.device("cpu"))
+            fast_data.cache_features(fast.network.encode, fast.network.encoder_key(), torch.device("cpu"))
         filling_s = time.perf_counter() - start
         parity = agree("cached and fresh features (relative)", half_precision_error(fast_data, fast), 2e-2)
         blocks = {"recomputed": options.batches, "cached": 10 * options.batches}

@@ -1,5 +1,6 @@
 """From logits to a place: hypotheses, their probabilities, and one point."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ RULES = ("best", "geometric_median", "mean")
 
 
 def hypotheses(
-    network: GeolocationNetwork, out: dict[str, Tensor], regions: int = 2, cells: int = 5, temperature: float = 1.0
+    network: GeolocationNetwork, out: dict[str, Tensor], regions: int = 2, cells: int = 5
 ) -> dict[str, Tensor]:
     """The likeliest cells of the likeliest regions, each with its place.
 
@@ -23,19 +24,19 @@ def hypotheses(
         out: of its forward.
         regions: how many regions to follow.
         cells: how many cells of each; fewer where a region has fewer.
-        temperature: of the region probabilities.
 
     Returns:
         ``cell`` (B, K), ``log_p`` (B, K) = log P(region) P(cell | region), ``place_deg`` (B, K, 2), best first.
-        K = regions * cells; padding has ``log_p`` near -1e4.
+        K = regions * cells; padding has ``log_p`` near -1e4. The listed cells of a region share all of its probability:
+        otherwise a region of 450 cells would lose against one of 13 by the cells that are not listed.
     """
-    log_region, region = (
-        (out["region_logits"] / temperature).log_softmax(-1).topk(min(regions, out["region_logits"].shape[1]))
-    )
+    n_regions = out["region_logits"].shape[1]
+    log_region, region = out["region_logits"].log_softmax(-1).topk(min(regions, n_regions))
     per_cell = out["cell_logits"].log_softmax(-1)
     own = per_cell.gather(1, region.unsqueeze(-1).expand(-1, -1, per_cell.shape[-1]))
     log_cell, slot = own.topk(min(cells, own.shape[-1]), -1)
     cell = network.cell_at[region.unsqueeze(-1), slot].flatten(1)
+    log_cell = log_cell.log_softmax(-1)
     log_p = (log_region.unsqueeze(-1) + log_cell).flatten(1).masked_fill(cell < 0, NO_CELL_LOGIT)
     log_p, order = log_p.sort(-1, descending=True)
     cell = cell.gather(1, order)
@@ -44,19 +45,39 @@ def hypotheses(
     return {"cell": cell, "log_p": log_p, "place_deg": place}
 
 
-def combine(place_deg: Tensor, log_p: Tensor, rule: str) -> Tensor:
+def answer_of(log_p: Tensor, region: Tensor) -> Tensor:
+    """The likeliest hypothesis of the likeliest region.
+
+    Args:
+        log_p: (B, K).
+        region: (B, K) of each hypothesis.
+
+    Returns:
+        (B,) positions among the K.
+
+    >>> two_against_one = torch.tensor([[0.4, 0.35, 0.25]]).log()
+    >>> answer_of(two_against_one, torch.tensor([[0, 1, 1]])).item()
+    1
+    """
+    same = region.unsqueeze(1) == region.unsqueeze(2)
+    mass = log_p.unsqueeze(1).masked_fill(~same, -torch.inf).logsumexp(-1)
+    likeliest = region.gather(1, mass.argmax(-1, keepdim=True))
+    return log_p.masked_fill(region != likeliest, -torch.inf).argmax(-1)
+
+
+def combine(rows: Mapping[str, Tensor], rule: str) -> Tensor:
     """One point from hypotheses.
 
     Args:
-        place_deg: (B, K, 2).
-        log_p: (B, K).
-        rule: ``best`` (the likeliest), ``mean`` (lies in neither of two cities) or ``geometric_median``.
+        rows: ``place_deg`` (B, K, 2), ``log_p`` and ``hypothesis_region`` (B, K).
+        rule: ``best`` (:func:`answer_of`), ``mean`` (lies in neither of two cities) or ``geometric_median``.
 
     Returns:
         (B, 2) degrees.
     """
+    place_deg, log_p = rows["place_deg"], rows["log_p"]
     if rule == "best":
-        best = log_p.argmax(-1)
+        best = answer_of(log_p, rows["hypothesis_region"])
         return place_deg[torch.arange(len(best), device=best.device), best]
     weights = log_p.softmax(-1)
     return spherical_mean(place_deg, weights) if rule == "mean" else geometric_median(place_deg, weights)

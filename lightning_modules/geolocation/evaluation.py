@@ -128,8 +128,8 @@ def as_text(metrics: dict[str, float], split: str, names: list[str]) -> str:
         lines.append(f"  {'baseline: colour histogram forest':64s}{get['baseline_histogram_province_accuracy']:11.1%}")
     lines.append("  within " + ", ".join(f"{km} km {get[f'within_{km}_km']:.1%}" for km in scores.WITHIN_KM))
     lines.append(
-        f"  macro province accuracy {get['province_macro_accuracy']:.1%}, of the decoded place "
-        f"{get['decoded_province_accuracy']:.1%}, "
+        f"  macro province accuracy {get['province_macro_accuracy']:.1%}, of the region head alone "
+        f"{get['head_province_accuracy']:.1%}, "
         f"cell top-1 {get['cell_top1_accuracy']:.1%}, top-5 {get['cell_top5_accuracy']:.1%}"
     )
     lines.append(

@@ -55,7 +55,7 @@ def draw_predictions(
     plt = _pyplot()
     step = max(1, len(rows["truth_deg"]) // most)
     truth = rows["truth_deg"][::step]
-    place = combine(rows["place_deg"][::step], rows["log_p"][::step], rule)
+    place = combine(rows, rule)[::step]
     colour = [_COLOURS[int(np.searchsorted(_FAR_KM, e))] for e in haversine_km(place, truth).tolist()]
     figure, axis = plt.subplots(figsize=(11, 8), layout="constrained")
     _map_axes(axis, geography)

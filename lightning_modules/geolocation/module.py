@@ -162,12 +162,12 @@ class GeolocationModule(L.LightningModule):
 
     def _evaluation_step(self, batch: dict[str, Tensor], prefix: str) -> None:
         out = self.network(batch)
-        if prefix == "val":
-            self.val_confusion.update(out["region_logits"].argmax(-1), batch["label"])
         self._log_losses(prefix, self.losses_of(batch, out), len(batch["label"]))
-        self.eval_table.update(
-            batch["sample_id"], self.prediction_rows(out) | decoding.truth_rows(self.network, batch, out)
-        )
+        rows = self.prediction_rows(out) | decoding.truth_rows(self.network, batch, out)
+        self.eval_table.update(batch["sample_id"], rows)
+        if prefix == "val":
+            answer = decoding.answer_of(rows["log_p"], rows["hypothesis_region"]).unsqueeze(1)
+            self.val_confusion.update(rows["hypothesis_region"].gather(1, answer).squeeze(1), batch["label"])
 
     def prediction_rows(self, out: dict[str, Tensor]) -> dict[str, Tensor]:
         """Hypotheses of a forward pass; see :func:`decoding.prediction_rows`."""

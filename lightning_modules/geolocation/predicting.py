@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ...datamodules.errors import BadRowsError, DatasetNotFoundError
 from ...datamodules.images import centre_box, crop, find_images, read_image
 from . import scores
-from .decoding import combine
+from .decoding import answer_of, combine
 from .figures import draw_photo
 
 if TYPE_CHECKING:
@@ -41,12 +41,13 @@ def predict_tensors(module: "GeolocationModule", images: Tensor, names: Sequence
         out = module.network({"image": images.to(module.device).float() / 255})
         rows = {k: v.cpu() for k, v in module.prediction_rows(out).items()}
     module.train(was_training)
-    place = combine(rows["place_deg"], rows["log_p"], module.calibration["rule"])
+    place = combine(rows, module.calibration["rule"])
     radius = scores.radius_km(rows, place, module.calibration)
     region_p = (rows["region_logits"] / module.calibration["temperature"]).softmax(-1)
+    answer = answer_of(rows["log_p"], rows["hypothesis_region"])
     answers = []
     for i, name in enumerate(names):
-        chosen = int(rows["hypothesis_region"][i, rows["log_p"][i].argmax()])
+        chosen = int(rows["hypothesis_region"][i, answer[i]])
         values = (
             str(name),
             *place[i].tolist(),

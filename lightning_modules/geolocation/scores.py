@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from torchmetrics.utilities import dim_zero_cat
 
 from ...datamodules.geolocation.geodesy import haversine_km
-from .decoding import RULES, combine, expected_spread_km
+from .decoding import RULES, answer_of, combine, expected_spread_km
 
 WITHIN_KM = (1, 5, 25, 50, 100, 200, 750)
 LADDER = ("oracle_cell", "oracle_province", "centre_only", "aux")
@@ -85,20 +85,18 @@ def end_to_end_scores(rows: dict[str, Tensor], names: list[str], calibration: di
         Name without the split's prefix -> number.
     """
     truth, label = rows["truth_deg"], rows["label"]
-    place = combine(rows["place_deg"], rows["log_p"], calibration["rule"])
+    place = combine(rows, calibration["rule"])
     error = haversine_km(place, truth)
     scores = error_scores(error) | {f"within_{km}_km": (error <= km).double().mean().item() for km in WITHIN_KM}
-    scores |= region_scores(rows["region_logits"].argmax(-1), label, names)
-    decoded = rows["hypothesis_region"].gather(1, rows["log_p"].argmax(-1, keepdim=True)).squeeze(1)
-    scores["decoded_province_accuracy"] = (decoded == label).double().mean().item()
+    answer = answer_of(rows["log_p"], rows["hypothesis_region"]).unsqueeze(1)
+    scores |= region_scores(rows["hypothesis_region"].gather(1, answer).squeeze(1), label, names)
+    scores["head_province_accuracy"] = (rows["region_logits"].argmax(-1) == label).double().mean().item()
     scores |= {f"cell_top{k}_accuracy": (rows["cell_rank"] < k).double().mean().item() for k in (1, 5)}
     for rung in LADDER:
         found = error_scores(haversine_km(rows[rung], truth))
         scores |= {f"{rung}_{key}": found[key] for key in ("median_km", "mean_km")}
     for rule in RULES:
-        scores[f"{rule}_median_km"] = error_scores(
-            haversine_km(combine(rows["place_deg"], rows["log_p"], rule), truth)
-        )["median_km"]
+        scores[f"{rule}_median_km"] = error_scores(haversine_km(combine(rows, rule), truth))["median_km"]
     for r, name in enumerate(names):
         if (label == r).any():
             scores[f"median_km/{slug(name)}"] = error_scores(error[label == r])["median_km"]
@@ -139,7 +137,7 @@ def calibrate(rows: dict[str, Tensor], rule: str) -> dict[str, Any]:
     Returns:
         ``rule``, ``temperature``, ``radius_factor``, ``radius_base_km``.
     """
-    places = {r: combine(rows["place_deg"], rows["log_p"], r) for r in (RULES if rule == "auto" else (rule,))}
+    places = {r: combine(rows, r) for r in (RULES if rule == "auto" else (rule,))}
     errors = {r: haversine_km(p, rows["truth_deg"]) for r, p in places.items()}
     best = min(errors, key=lambda r: error_scores(errors[r])["median_km"])
     base = max(error_scores(errors[best])["median_km"], 0.1)

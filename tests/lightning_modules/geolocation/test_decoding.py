@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from stagewise.datamodules.geolocation.geodesy import haversine_km
-from stagewise.lightning_modules.geolocation.decoding import RULES, combine, expected_spread_km, hypotheses
+from stagewise.lightning_modules.geolocation.decoding import RULES, answer_of, combine, expected_spread_km, hypotheses
 from stagewise.lightning_modules.geolocation.retrieval import ReferenceBank, reconstruction_weights
 
 KARACHI, ISLAMABAD = (24.86, 67.01), (33.68, 73.05)
@@ -21,24 +21,25 @@ def out(network):
     }
 
 
-def by_hand(network, out, i, regions, cells, temperature=1.0):
+def by_hand(network, out, i, regions, cells):
     """(probability, cell) of the hypotheses of one picture, best first."""
-    p_region = (out["region_logits"][i].double() / temperature).softmax(-1).tolist()
+    p_region = out["region_logits"][i].double().softmax(-1).tolist()
     found = []
     for r in sorted(range(3), key=lambda r: -p_region[r])[:regions]:
         own = [c for c in network.cell_at[r].tolist() if c >= 0]
         p_cell = out["cell_logits"][i, r, : len(own)].double().softmax(-1).tolist()
         best = sorted(range(len(own)), key=lambda s: -p_cell[s])[:cells]
-        found += [(p_region[r] * p_cell[s], own[s]) for s in best]
+        listed = sum(p_cell[s] for s in best)  # the listed cells share the region's probability
+        found += [(p_region[r] * p_cell[s] / listed, own[s]) for s in best]
     return sorted(found, reverse=True)
 
 
-@pytest.mark.parametrize(("regions", "cells", "temperature"), [(2, 5, 1.0), (1, 1, 1.0), (3, 2, 2.5), (9, 9, 1.0)])
-def test_hypotheses_equal_a_search_by_hand(network, out, regions, cells, temperature):
-    found = hypotheses(network, out, regions, cells, temperature)
+@pytest.mark.parametrize(("regions", "cells"), [(2, 5), (1, 1), (3, 2), (9, 9)])
+def test_hypotheses_equal_a_search_by_hand(network, out, regions, cells):
+    found = hypotheses(network, out, regions, cells)
     assert (found["log_p"].diff(dim=1) <= 0).all()
     for i in range(6):
-        expected = by_hand(network, out, i, regions, cells, temperature)
+        expected = by_hand(network, out, i, regions, cells)
         n = len(expected)
         assert found["cell"][i, :n].tolist() == [c for _, c in expected]
         torch.testing.assert_close(found["log_p"][i, :n].exp(), torch.tensor([p for p, _ in expected]))
@@ -63,9 +64,8 @@ def test_padding_does_not_move_the_answer(network, out, rule):
     sure = {**out, "region_logits": torch.tensor([[0.0, 0.0, 99.0]]).expand(6, 3)}  # a region with two of four cells
     found = hypotheses(network, sure, regions=1, cells=4)
     short = {k: v[:, :2] for k, v in found.items()}
-    torch.testing.assert_close(
-        combine(found["place_deg"], found["log_p"], rule), combine(short["place_deg"], short["log_p"], rule)
-    )
+    same = [point(f["place_deg"], f["log_p"], rule, network.cell_region[f["cell"]]) for f in (found, short)]
+    torch.testing.assert_close(*same)
     assert (found["cell"] >= 7).all()
 
 
@@ -84,6 +84,33 @@ def test_a_region_without_cells_is_never_a_hypothesis(tiny, out):
 # --- one point ---
 
 
+def point(place_deg, log_p, rule, region=None):
+    """All hypotheses of one region unless told otherwise."""
+    region = torch.zeros_like(log_p, dtype=torch.int64) if region is None else region
+    return combine({"place_deg": place_deg, "log_p": log_p, "hypothesis_region": region}, rule)
+
+
+def test_the_answer_is_the_likeliest_cell_of_the_likeliest_region():
+    log_p = torch.tensor([[0.4, 0.35, 0.25]]).log()
+    assert answer_of(log_p, torch.tensor([[0, 1, 1]])).item() == 1
+    assert answer_of(log_p, torch.tensor([[0, 1, 2]])).item() == 0
+    assert answer_of(log_p, torch.tensor([[0, 0, 0]])).item() == 0
+
+
+def test_a_region_of_many_cells_is_not_outvoted_by_one_of_few(network, out):
+    """P(region) 0.6 over four equal cells against 0.4 in one: the answer is in the first region."""
+    unsure = {
+        **out,
+        "region_logits": torch.tensor([[0.6, 0.0, 0.4]]).clamp(min=1e-6).log().expand(6, 3),
+        "cell_logits": torch.where(network.cell_at < 0, -1e4, 0.0).expand(6, -1, -1),
+    }
+    for cells in (1, 2, 4):
+        found = hypotheses(network, unsure, regions=2, cells=cells)
+        region = network.cell_region[found["cell"]]
+        answer = answer_of(found["log_p"], region).unsqueeze(1)
+        assert (region.gather(1, answer) == 0).all()
+
+
 def two_cities(p_first):
     places = torch.tensor([[KARACHI, ISLAMABAD]])
     return places, torch.tensor([[p_first, 1 - p_first]]).log()
@@ -95,36 +122,36 @@ def km(a, b):
 
 def test_the_mean_of_two_cities_lies_in_neither_but_best_and_geometric_median_do():
     places, log_p = two_cities(0.6)
-    mean = combine(places, log_p, "mean")
+    mean = point(places, log_p, "mean")
     assert km(mean, KARACHI) > 300 and km(mean, ISLAMABAD) > 300
-    assert km(combine(places, log_p, "best"), KARACHI) == 0
-    assert km(combine(places, log_p, "geometric_median"), KARACHI) < 5
+    assert km(point(places, log_p, "best"), KARACHI) == 0
+    assert km(point(places, log_p, "geometric_median"), KARACHI) < 5
 
 
 def test_best_is_the_likeliest_in_any_order():
     places, log_p = two_cities(0.4)
-    assert km(combine(places, log_p, "best"), ISLAMABAD) == 0
-    assert km(combine(places.flip(1), log_p.flip(1), "best"), ISLAMABAD) == 0
+    assert km(point(places, log_p, "best"), ISLAMABAD) == 0
+    assert km(point(places.flip(1), log_p.flip(1), "best"), ISLAMABAD) == 0
 
 
 def test_the_geometric_median_sides_with_the_majority():
     places = torch.tensor([[(25.0, 67.0), (25.1, 67.1), (25.0, 67.1), (35.0, 75.0)]])
-    median = combine(places, torch.zeros(1, 4), "geometric_median")
+    median = point(places, torch.zeros(1, 4), "geometric_median")
     assert km(median, (25.03, 67.07)) < 20
-    assert km(combine(places, torch.zeros(1, 4), "mean"), (25.03, 67.07)) > 200
+    assert km(point(places, torch.zeros(1, 4), "mean"), (25.03, 67.07)) > 200
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_one_sure_hypothesis_is_the_answer_and_the_scale_of_probabilities_is_free(rule):
     places, log_p = two_cities(1 - 1e-7)
-    assert km(combine(places, log_p, rule), KARACHI) < 1
-    torch.testing.assert_close(combine(places, log_p - 5, rule), combine(places, log_p, rule))
+    assert km(point(places, log_p, rule), KARACHI) < 1
+    torch.testing.assert_close(point(places, log_p - 5, rule), point(places, log_p, rule))
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_date_line_does_not_send_a_picture_round_the_world(rule):
     places = torch.tensor([[(0.0, 179.9), (0.0, -179.9), (0.1, 179.8)]])
-    assert abs(combine(places, torch.zeros(1, 3), rule)[0, 1].item()) > 179
+    assert abs(point(places, torch.zeros(1, 3), rule)[0, 1].item()) > 179
 
 
 def test_spread_is_the_expected_distance():

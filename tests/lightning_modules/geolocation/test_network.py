@@ -5,7 +5,7 @@ from torch.utils._pytree import tree_leaves
 
 from stagewise.datamodules.geolocation.geodesy import haversine_km
 from stagewise.lightning_modules.geolocation import encoders
-from stagewise.lightning_modules.geolocation.decoding import RULES, combine, hypotheses
+from stagewise.lightning_modules.geolocation.decoding import RULES, combine
 from stagewise.lightning_modules.geolocation.heads import RegionCellHeads
 from stagewise.lightning_modules.geolocation.retrieval import ReferenceBank
 
@@ -328,8 +328,8 @@ def test_no_float64_reaches_the_device_in_validation(tiny, data, retrieval, monk
             module.bank = ReferenceBank.of(embedding, batch["lat_lon_deg"], batch["cell"])
         module.validation_step(batch, 0)
         module.test_step(batch, 0)
-        found = hypotheses(module.network, module.network(batch), temperature=1.5)
-        places = [combine(found["place_deg"], found["log_p"], rule) for rule in RULES]
+        found = module.prediction_rows(module.network(batch))
+        places = [combine(found, rule) for rule in RULES]
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in places)
     rows = module.eval_table.compute()
     assert all(v.dtype in (torch.float32, torch.int64) for v in rows.values())
