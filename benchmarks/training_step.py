@@ -26,17 +26,11 @@ from stagewise.callbacks import BestMedianCheckpoint, MetricRedFlags, RareClassC
 from stagewise.lightning_modules import GeolocationModule, GroupedOptimizer
 
 BAR, BATCH, CLIP_NORM, LOG_EVERY = 1.05, 64, 1.0, 20
+RECORD = "record of train errors and losses"
 CELLS = (450, 85, 63, 42, 20, 50, 13)
-STAGES = {
-    "heads": {"open": ["heads", "embeddings", "fusion"]},
-    "top": {
-        "open": {
-            **dict.fromkeys(("heads", "embeddings", "fusion"), True),
-            "clip": {"last": 0.30, "also": ["ln_post", "proj"]},
-            "scene": ["layer4"],
-        }
-    },
-}
+HEADS = {"heads": True, "embeddings": True, "fusion": True}
+TOP = {"clip": {"last": 0.30, "also": ["ln_post", "proj"]}, "scene": ["layer4"]}
+STAGES = {"heads": {"open": HEADS}, "top": {"open": HEADS | TOP}}
 SMALL_CLIP = {
     "embed_dim": 192,
     "vision_cfg": {"layers": 6, "width": 192, "head_width": 64, "patch_size": 16, "image_size": 96},
@@ -209,9 +203,7 @@ def fit(options: argparse.Namespace, without: str = "") -> InTurn:
             logger=False if without == "loggers" else loggers,
             callbacks=[turns, *(used[:1] if without == "callbacks" else used)],
         )
-        module = module_of(
-            options, WithoutRecord if without == "record of train errors and losses" else GeolocationModule
-        )
+        module = module_of(options, WithoutRecord if without == RECORD else GeolocationModule)
         trainer.fit(module, datamodule=InMemory(SIZES[options.size]["px"], steps))
     return turns
 
@@ -241,7 +233,7 @@ def main() -> None:
     agree("loss of each step", parity, 1e-3)
     rows, result = [row_of(f"{options.size}, stage {options.stage}", turns)], ratio(turns.ours, turns.bare_s)
     if result["median"] > BAR and not options.quick:
-        for part in ("loggers", "callbacks", "record of train errors and losses"):
+        for part in ("loggers", "callbacks", RECORD):
             rows.append(row_of(f"without {part}", fit(options, part)))
     write(
         "training_step" + ("_full" if options.size == "full" else ""),
