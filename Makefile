@@ -18,8 +18,8 @@ $(READY): requirements.lock pyproject.toml
 
 demo: $(READY)
 	$(PYTHON) train.py -m experiment=$(PHASES) demo=geopak
-	for phase in phase0 phase1 phase2; do \
-	  $(PYTHON) evaluate.py checkpoint=$(DEMO)/$$phase/$${phase}_best.ckpt split=test options.histogram=true || exit 1; done
+	$(PYTHON) evaluate.py -m split=test options.histogram=true \
+	  checkpoint=$(DEMO)/phase0/phase0_best.ckpt,$(DEMO)/phase1/phase1_best.ckpt,$(DEMO)/phase2/phase2_best.ckpt
 	$(PYTHON) predict.py checkpoint=$(DEMO)/phase2/phase2_best.ckpt input=data/demo/geopak/images/test \
 	  output=$(DEMO)/predictions options.limit=8
 	$(PYTHON) benchmarks/phase_table.py $(DEMO) --split test

@@ -33,11 +33,13 @@ def run(cfg: DictConfig) -> float | None:
         loggers = [instantiate(c) for c in (cfg.get("logger") or {}).values()]
         trainer: L.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
         trainer.fit(module, datamodule=datamodule)
-    best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
-    if not best:
-        return None
-    trainer.validate(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
-    return trainer.callback_metrics[cfg.monitor.name].item()
+    best, score = trainer.checkpoint_callback.best_model_path, None  # type: ignore[union-attr]
+    if best:
+        trainer.validate(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
+        score = trainer.callback_metrics[cfg.monitor.name].item()
+    for flag in (c.reason for c in callbacks if getattr(c, "red_flag", False) and c.reason):
+        log.error("%s ended by a red flag: %s", cfg.name, flag)
+    return score
 
 
 def check_start(cfg: DictConfig) -> None:

@@ -55,7 +55,7 @@ class LossRamp(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the weights that were in force."""
         for name in self.weights:
-            pl_module.log(f"ramp/{name}", float(_weights(pl_module)[name]), batch_size=1)
+            pl_module.log(f"ramp/{name}", float(_weights(pl_module)[name]), prog_bar=True, batch_size=1)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluations use the end weights."""

@@ -182,7 +182,7 @@ def test_a_run_before_is_kept_and_a_run_that_fails_at_the_start_changes_nothing(
     assert (kept / "phase0_best.ckpt").read_bytes() == before
 
 
-def test_a_red_flag_stops_the_run_and_says_why(copied):
+def test_a_red_flag_stops_the_run_and_says_why(copied, caplog):
     stop = [
         "rare.action=stop",
         "callbacks.collapse.rules.recall={floor:1.0,patience:1}",
@@ -192,6 +192,7 @@ def test_a_red_flag_stops_the_run_and_says_why(copied):
     summary = json.loads((copied / "runs" / "phase1" / "summary.json").read_text())
     assert "recall of" in summary["stopped_by"] and "1.0" in summary["stopped_by"]
     assert summary["epochs"] == 1
+    assert "phase1 ended by a red flag: collapse: recall of" in caplog.text
     assert summary["stopped_by"] in (copied / "runs" / "phase1" / "log.txt").read_text()
 
 
