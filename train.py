@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ log = logging.getLogger("stagewise.train")
 def run(cfg: DictConfig) -> float | None:
     """Fits, validates the best checkpoint, and returns its monitored value (what a sweep minimises or maximises)."""
     check_start(cfg)
+    for expected in ("in eval mode at the start of training", "LeafSpec"):  # frozen on purpose; Lightning's own use
+        warnings.filterwarnings("ignore", message=f".*{expected}")
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule, module = instantiate(cfg.datamodule), instantiate(cfg.lightning_module)
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
