@@ -3,6 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DEMO := checkpoints/demo
+PACKAGES := stagewise.callbacks stagewise.datamodules stagewise.lightning_modules stagewise.sweep
 PHASES := geopak_phase0,geopak_phase1,geopak_phase2
 
 .PHONY: setup demo test test-all lint lock clean
@@ -25,10 +26,11 @@ demo: $(READY)
 	$(PYTHON) benchmarks/phase_table.py $(DEMO) --split test
 
 test: $(READY)
-	$(PYTHON) -m pytest -m "not slow" -n 2
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --quiet --doctest-modules --pyargs $(PACKAGES)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow" -n 2
 
 test-all: $(READY)
-	$(PYTHON) -m pytest -n 2
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
 
 lint: $(READY)
 	$(PYTHON) -m ruff check .
