@@ -1,14 +1,16 @@
 """Stops a run whose metrics show that it is going wrong."""
 
+import logging
 import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
 from .evaluation import check_mode, counts, improves, logged_value
+
+log = logging.getLogger(__name__)
 
 KEYS = {"metric", "rising_for", "below", "above", "patience", "mode"}
 
@@ -91,7 +93,8 @@ class MetricRedFlags(Callback):
         what = next(f"{key.replace('_', ' ')} {rule[key]}" for key in ("rising_for", "below", "above") if key in rule)
         self.reason = f"red flag {name!r}: {rule['metric']} {what} ({values}), epoch {trainer.current_epoch + 1}"
         trainer.should_stop = True
-        rank_zero_warn(self.reason)
+        if trainer.is_global_zero:
+            log.warning("%s", self.reason)
 
 
 def _holds(rule: Mapping[str, Any], values: list[float]) -> bool:

@@ -1,11 +1,11 @@
 """Stops a run that pays for its score with the rare classes."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torchmetrics import Metric
 
 from .collapse_rules import (
@@ -20,6 +20,8 @@ from .collapse_rules import (
 from .evaluation import callbacks_of, counts
 from .stage import stage_index
 from .staged_unfreezing import StagedUnfreezing
+
+log = logging.getLogger(__name__)
 
 ACTIONS = ("stop", "flag", "rollback")
 
@@ -137,7 +139,8 @@ class RareClassCollapseStopping(Callback):
 
     def _act(self, trainer: Trainer, text: str) -> None:
         self.flags.append(text)
-        rank_zero_warn(text)
+        if trainer.is_global_zero:
+            log.warning("%s", text)
         if self.action == "stop":
             self.reason = text
             trainer.should_stop = True

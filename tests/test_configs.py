@@ -44,7 +44,7 @@ def test_every_experiment_composes_and_its_targets_resolve(experiment, demo):
 def test_every_leaf_composes(group, leaf):
     if (group, leaf) == ("callbacks", "geopak"):
         pytest.skip("the part that the phases share has no stages of its own")
-    cfg = composed(experiment="geopak_phase1", **{group: leaf})
+    cfg = composed(experiment="geopak_phase2", **{group: leaf})
     assert targets(cfg[group])
 
 

@@ -23,6 +23,7 @@ SMALL = [
     "datamodule.cells={max_radius_km:200,min_size:4,min_cluster_size:8,min_samples:3}",
     "demo_epochs={phase0:1,phase1:2,phase2:3}",
     "frozen_views=1",
+    "encoder_tops={clip:{last:0.30,also:[ln_post,proj]},scene:[layer4]}",  # the recipe's, not the demo's
 ]
 
 

@@ -57,9 +57,10 @@ def test_predictions_that_all_go_to_one_class_stop_the_fit(tiny, tmp_path):
     assert trainer.current_epoch == 2 and "share of common 1.000 > 0.980" in collapse.reason
 
 
-def test_flag_warns_and_lets_the_fit_go_on(tiny, tmp_path):
+def test_flag_warns_and_lets_the_fit_go_on(tiny, tmp_path, caplog):
     trainer, collapse, _ = fit(tiny, tmp_path, [POOR] * 3, action="flag")
     assert trainer.current_epoch == 3 and collapse.red_flag and collapse.reason is None
+    assert "collapse: recall of rare 0.100 < 0.300, epoch" in caplog.text
 
 
 def test_baselines_make_floors_fractions(tiny, staged, tmp_path):
