@@ -25,8 +25,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch names no common base: pickle, zip and runtime errors all mean unreadable
+        first_line = str(error).split("\n")[0].split(". ")[0]  # torch goes on with advice to load it unsafely
         raise CheckpointError(
-            f"'{path}' is damaged or no checkpoint ({type(error).__name__}: {error}); use another file."
+            f"'{path}' is damaged or no checkpoint ({type(error).__name__}: {first_line}); use another file."
         ) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(f"'{path}' holds no `state_dict`; pass a checkpoint that train.py wrote.")
