@@ -113,9 +113,11 @@ class BestMedianCheckpoint(Checkpoint):
         return os.path.join(self.dirpath, f"{self.prefix}_best{f'_{place}' if place > 1 else ''}.ckpt")
 
     def _shift(self) -> None:
-        for place in range(self.keep, 1, -1):
-            if os.path.exists(self._best(place - 1)):
-                os.replace(self._best(place - 1), self._best(place))
+        # a run killed here has left a gap, and what is beyond it has been shifted already
+        places = range(1, self.keep + 1)
+        gap = next((place for place in places if not os.path.exists(self._best(place))), self.keep)
+        for place in range(gap, 1, -1):
+            os.replace(self._best(place - 1), self._best(place))
 
 
 def _weights_replaced(trainer: Trainer) -> bool:

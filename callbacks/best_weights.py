@@ -1,8 +1,5 @@
 """Weights of the best evaluations on disk, never half a file."""
 
-import io
-import os
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
+from .durable_checkpoint_io import save_durably, versions
 from .trainable import clear_gradients
 
 
@@ -19,7 +17,7 @@ class BestWeights:
     More than one, so that a run killed right after a new best can still resume from the checkpoint before it.
 
     Args:
-        folder: where ``best_weights.pt``, ``best_weights_2.pt`` and so on lie.
+        folder: where ``best_weights.pt``, ``best_weights.previous.pt`` and so on lie.
         keep: how many of them.
 
     >>> import tempfile
@@ -29,10 +27,8 @@ class BestWeights:
     ['bias', 'weight']
     """
 
-    def __init__(self, folder: str, keep: int = 2) -> None:
-        self.newest = Path(folder) / "best_weights.pt"
-        older = [Path(folder) / f"best_weights_{place}.pt" for place in range(2, keep + 1)]
-        self.paths = [self.newest, *older]
+    def __init__(self, folder: str, keep: int = 3) -> None:
+        self.newest, self.keep = Path(folder) / "best_weights.pt", keep
 
     def save(self, module: nn.Module, evaluation: str) -> None:
         """Writes the module's weights under the key of their run and evaluation."""
@@ -76,31 +72,19 @@ class BestWeights:
         if trainer.is_global_zero and not self.has(evaluation):
             if is_best:
                 self.save(pl_module, evaluation)
-            elif (old := BestWeights(origin, len(self.paths))).has(evaluation):
+            elif (old := BestWeights(origin, self.keep)).has(evaluation):
                 self._write({"evaluation": evaluation, "state_dict": old.load(evaluation)})
         if not trainer.strategy.broadcast(trainer.is_global_zero and self.has(evaluation)):
             raise FileNotFoundError(self._missing(evaluation))
 
     def _find(self, evaluation: str) -> dict[str, Any] | None:
-        contents = [self._read(path) for path in self.paths if path.exists()]
+        contents = map(self._read, versions(self.newest))
         return next((content for content in contents if content["evaluation"] == evaluation), None)
 
     def _write(self, content: dict[str, Any]) -> None:
-        self.newest.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.newest.with_suffix(".tmp")
-        buffer = io.BytesIO()
-        torch.save(content, buffer)  # not straight to the file: there torch turns a full disk into a RuntimeError
-        try:
-            temporary.write_bytes(buffer.getbuffer())
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        # a kill in between leaves the older files, which are the ones that the last checkpoint names
-        if self.newest.exists() and self._read(self.newest)["evaluation"] != content["evaluation"]:
-            for newer, older in reversed(list(pairwise(self.paths))):
-                if newer.exists():
-                    os.replace(newer, older)
-        os.replace(temporary, self.newest)
+        # an evaluation that is repeated after a kill takes its own place, not that of an older one
+        again = self.newest.exists() and self._read(self.newest)["evaluation"] == content["evaluation"]
+        save_durably(content, self.newest, keep=1 if again else self.keep)
 
     def _missing(self, evaluation: str) -> str:
         return (

@@ -14,7 +14,8 @@ from .stage import parse_stages, stage_index
 from .stage_application import StageApplication
 from .stage_plan import StagePlan, plan_model, table
 from .stage_progress import StageProgress
-from .stage_support import check_same, must_go_on, refuse_unsupported, write_summary
+from .stage_support import must_go_on, refuse_averaging, write_summary
+from .supported import check_same, refuse_unsupported
 from .trainable import BATCHNORM, clear_gradients
 
 ON_NO_GAIN = ("rollback", "keep", "stop")
@@ -63,7 +64,7 @@ class StagedUnfreezing(Callback):
         on_no_gain: str = "rollback",
         at_end: str = "best",
         dirpath: str | None = None,
-        keep_best: int = 2,
+        keep_best: int = 3,
     ) -> None:
         check_mode(mode)
         check_choice("batchnorm", batchnorm, BATCHNORM)
@@ -121,7 +122,8 @@ class StagedUnfreezing(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses what it cannot do exactly."""
         if stage == "fit":
-            refuse_unsupported(trainer)
+            refuse_unsupported(trainer, "StagedUnfreezing")
+            refuse_averaging(trainer)
             folder = Path(self.dirpath or trainer.default_root_dir) / "stages"
             self._weights, self._report = BestWeights(str(folder), self.keep_best), folder / "stages.json"
             self._ended = False

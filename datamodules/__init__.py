@@ -16,6 +16,13 @@ A batch is a dict; every key has one meaning in all families:
 """
 
 from .geolocation.datamodule import GeneratedGeolocationDataModule, GeolocationDataModule
+from .loaders import ReplayableSampler, ResumableDataLoader
 from .samplers import GroupBalancedBatchSampler
 
-__all__ = ["GeneratedGeolocationDataModule", "GeolocationDataModule", "GroupBalancedBatchSampler"]
+__all__ = [
+    "GeneratedGeolocationDataModule",
+    "GeolocationDataModule",
+    "GroupBalancedBatchSampler",
+    "ReplayableSampler",
+    "ResumableDataLoader",
+]

@@ -21,6 +21,10 @@ class QuotaError(StagewiseError):
     """The quotas of a balanced batch cannot be met."""
 
 
+class DataMismatchError(StagewiseError):
+    """A checkpoint was made with other data than it is resumed with."""
+
+
 class StaleCacheError(StagewiseError):
     """A cache was made from other weights, transforms or data."""
 

@@ -1,6 +1,7 @@
 """Balanced batches: a fixed number of samples of each group in every batch."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,44 @@ class GroupBalancedBatchSampler(BatchSampler):
     def sampler(self, _: Any) -> None:
         """Torch's data loader never sets it; a distributed wrapper must not replace the balanced draw."""
 
+    @classmethod
+    def by(
+        cls,
+        source: Any,
+        key: str | Callable[[Any], Any],
+        quotas: Mapping[Any, int],
+        batches_per_epoch: int,
+        **options: Any,
+    ) -> "GroupBalancedBatchSampler":
+        """The same with the groups read off a source, none of whose pictures is opened.
+
+        Args:
+            source: a table (``DataFrame``, pyarrow table, dict of arrays), or anything that iterates over its rows.
+            key: name of the table's column, or row -> group.
+            quotas: of each group, as above; so are the others.
+            batches_per_epoch: length of an epoch.
+            **options: ``exhausted``, ``seed``, ``keyed``.
+
+        Raises:
+            QuotaError: no such column.
+
+        >>> rows = [{"place": "a"}] * 9 + [{"place": "b"}]
+        >>> sampler = GroupBalancedBatchSampler.by(rows, lambda row: row["place"], {"a": 1, "b": 1}, 3)
+        >>> sampler.repeats_per_epoch()["b"]
+        3.0
+        """
+        return cls(groups_of(source, key), quotas, batches_per_epoch, **options)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a resume has to find again: the rows' groups, the quotas, the draw."""
+        names = "\n".join(map(str, np.asarray(self.groups).tolist()))
+        return {
+            "groups": hashlib.blake2b(names.encode(), digest_size=8).hexdigest(),
+            "quotas": {str(group): int(quota) for group, quota in self.quotas.items()},
+            "exhausted": self.exhausted,
+            "draw_seed": int(self.seed),
+        }
+
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch that the next iteration draws."""
         self.epoch = epoch
@@ -103,7 +142,7 @@ class GroupBalancedBatchSampler(BatchSampler):
         return np.random.Generator(np.random.Philox(key=[self.seed, (number << 20) + position]))
 
     def __iter__(self) -> Iterator[list[Any]]:
-        rank, world = _rank_and_world()
+        rank, world = rank_and_world()
         share = [_slice(group, quota, rank, world) for group, quota in self.quotas.items()]
         table = np.concatenate([self._draw(p, g)[:, s] for p, (g, s) in enumerate(zip(self.quotas, share))], 1)
         first = self.epoch * self.batches_per_epoch * self.batch_size
@@ -119,6 +158,22 @@ class GroupBalancedBatchSampler(BatchSampler):
         return [0, *np.cumsum(list(self.quotas.values()))[:-1].tolist()]
 
 
+def groups_of(source: Any, key: str | Callable[[Any], Any]) -> NDArray[Any]:
+    """(N,) the group of each row.
+
+    >>> groups_of({"label": [0, 1, 1]}, "label").tolist()
+    [0, 1, 1]
+    """
+    if callable(key):
+        return np.array([key(row) for row in source])
+    try:
+        return np.asarray(source[key])
+    except (KeyError, IndexError, TypeError) as error:
+        raise QuotaError(
+            f"there is no column {key!r} to group by ({type(error).__name__}); name one, or a callable."
+        ) from error
+
+
 def _slice(group: Any, quota: int, rank: int, world: int) -> slice:
     if quota < world:
         raise QuotaError(f"the quota of '{group}' is {quota}, fewer than the {world} processes; each rank needs one.")
@@ -129,7 +184,8 @@ def _slice(group: Any, quota: int, rank: int, world: int) -> slice:
     return slice(rank * quota // world, (rank + 1) * quota // world)
 
 
-def _rank_and_world() -> tuple[int, int]:
+def rank_and_world() -> tuple[int, int]:
+    """Of this process among those of ``torch.distributed``; (0, 1) without it."""
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized():

@@ -28,7 +28,7 @@ def mix(batch, groups=GROUPS):
 
 
 def on_rank(monkeypatch, rank, world):
-    monkeypatch.setattr(samplers, "_rank_and_world", lambda: (rank, world))
+    monkeypatch.setattr(samplers, "rank_and_world", lambda: (rank, world))
 
 
 @pytest.mark.parametrize("exhausted", ["cycle", "replace"])
