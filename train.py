@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import hydra
@@ -32,10 +32,12 @@ def run(cfg: DictConfig) -> float | None:
     datamodule, module = instantiate(cfg.datamodule), instantiate(cfg.lightning_module)
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
     module.provenance = {"datamodule": OmegaConf.to_container(cfg.datamodule, resolve=True), "experiment": cfg.name}
-    with fresh_folder(Path(cfg.run_dir)):
+    checkpoint, folder = resume_from(cfg, callbacks), Path(cfg.run_dir)
+    goes_on = checkpoint is not None and Path(checkpoint).absolute().parent == folder.absolute()
+    with nullcontext() if goes_on else fresh_folder(folder):
         loggers = [instantiate(c) for c in (cfg.get("logger") or {}).values()]
         trainer: L.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
-        trainer.fit(module, datamodule=datamodule)
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     best, score = trainer.checkpoint_callback.best_model_path, None  # type: ignore[union-attr]
     if best:
         trainer.validate(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
@@ -52,6 +54,18 @@ def check_start(cfg: DictConfig) -> None:
         kept = [o for o in overrides if o.split("=")[0] in ("demo", "paths.checkpoints", "datamodule.root")]
         command = shlex.join(["python", "train.py", f"experiment={cfg.made_by}", *kept])
         raise FileNotFoundError(f"no checkpoint at start_from='{cfg.start_from}'; make it with:\n  {command}")
+
+
+def resume_from(cfg: DictConfig, callbacks: list[L.Callback]) -> str | None:
+    """The checkpoint that ``resume`` asks for; ``auto`` finds none in the folder of a run that never started."""
+    if cfg.resume in (None, "auto"):
+        finder = next((c.find for c in callbacks if hasattr(c, "find")), None)
+        if cfg.resume and not finder:
+            raise ValueError("resume=auto needs callbacks.resume, which writes what it goes on from; leave it in.")
+        return finder(cfg.run_dir) if cfg.resume and finder else None
+    if not Path(cfg.resume).is_file():
+        raise FileNotFoundError(f"no checkpoint at resume='{cfg.resume}'; pass a file, or resume=auto.")
+    return str(cfg.resume)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from .evaluation import callbacks_of, check_mode, counts, improves, required_value
 from .staged_unfreezing import StagedUnfreezing
+from .supported import refuse_unsupported
 
 
 class BestMedianCheckpoint(Checkpoint):
@@ -32,8 +33,8 @@ class BestMedianCheckpoint(Checkpoint):
         every_epoch: whether each epoch's checkpoint is written; N counts from 1.
 
     Raises:
-        ValueError: a number below 1 or an unknown mode.
-        RuntimeError: the monitor is not logged.
+        ValueError: a number below 1, an unknown mode; a monitor that is not logged; a strategy other than one device
+            and DDP.
 
     >>> BestMedianCheckpoint("checkpoints/phase2", "phase2", monitor="val/median_km").best_score is None
     True
@@ -69,6 +70,10 @@ class BestMedianCheckpoint(Checkpoint):
     def state_key(self) -> str:
         """Tells two of them in one trainer apart; the folder may change on a resume."""
         return self._generate_state_key(prefix=self.prefix, monitor=self.monitor, mode=self.mode)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses strategies whose ranks could disagree."""
+        refuse_unsupported(trainer, type(self).__name__)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decides first and writes then, so that the files carry the decision."""

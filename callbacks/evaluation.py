@@ -59,13 +59,13 @@ def required_value(trainer: Trainer, monitor: str, owner: str) -> float:
     """Like :func:`logged_value`; in the sanity check a missing one is NaN, since some modules log nothing there.
 
     Raises:
-        RuntimeError: the metric was not logged; the message names what was.
+        ValueError: the metric was not logged; the message names what was.
     """
     value = logged_value(trainer, monitor)
     if value is None and trainer.sanity_checking:
         return math.nan
     if value is None:
-        raise RuntimeError(
+        raise ValueError(
             f"{owner}(monitor={monitor!r}): no such metric after validation; logged are "
             f"{sorted(trainer.callback_metrics)}. Log it in validation_step or correct `monitor`."
         )

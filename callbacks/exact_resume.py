@@ -15,6 +15,8 @@ from .evaluation import counts
 from .preemption import Preempted, PreemptionNotice
 from .run_state import (
     gather,
+    is_ending,
+    leave_ended_epoch,
     logged_values,
     metrics_under_way,
     reseed,
@@ -112,6 +114,7 @@ class ExactResume(Checkpoint):
         """Puts the loader and the metrics where they were."""
         self._steps = trainer.global_step
         self._notice.listen()
+        leave_ended_epoch(trainer)
         loader = _loader_of(trainer)
         if self._loaded is not None:
             loader.load_state_dict(self._loaded["loader"])
@@ -158,8 +161,13 @@ class ExactResume(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the epoch with all that was decided at its end."""
-        if trainer.strategy.reduce_boolean_decision(self._notice.received, all=False) and not trainer.should_stop:
+        if trainer.strategy.reduce_boolean_decision(self._notice.received, all=False) and not is_ending(trainer):
             self._leave(trainer)
+        if not is_ending(trainer):
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves what the run ended with, such as its best or averaged weights, so that a finished run has them again."""
         self._save(trainer)
 
     # --- state ---

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from .evaluation import callbacks_of
 from .stage import stage_index
 from .staged_unfreezing import StagedUnfreezing
+from .supported import refuse_unsupported
 
 SHAPES = ("linear", "cosine", "step")
 KEYS = {"start", "end", "epochs", "steps", "shape", "after"}
@@ -40,6 +41,7 @@ class LossRamp(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses names that the module does not weigh, and stages that are not there."""
+        refuse_unsupported(trainer, "LossRamp")
         known = _weights(pl_module)
         for name, spec in self.weights.items():
             if name not in known:

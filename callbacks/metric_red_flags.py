@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from .evaluation import check_mode, counts, improves, logged_value
+from .supported import refuse_unsupported
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +27,8 @@ class MetricRedFlags(Callback):
             ``mode`` min or max says what worse is), ``below`` or ``above`` (with ``patience``, times in a row, 1).
 
     Raises:
-        ValueError: a rule that says none or several of the three, or an unknown key.
-        RuntimeError: a metric that is not there at the second look either; the message names what is logged.
+        ValueError: a rule that says none or several of the three, or an unknown key; a metric that is not there at the
+            second look either (the message names what is logged); a strategy other than one device and DDP.
 
     >>> MetricRedFlags({"rising": {"metric": "val/median_km", "rising_for": 5}}).reason is None
     True
@@ -43,6 +44,10 @@ class MetricRedFlags(Callback):
     def red_flag(self) -> bool:
         """Whether it has stopped the fit."""
         return self.reason is not None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses strategies whose ranks could disagree."""
+        refuse_unsupported(trainer, type(self).__name__)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run that was stopped stays stopped when it is resumed."""
@@ -76,7 +81,7 @@ class MetricRedFlags(Callback):
         if value is None:
             self._missed[name] += 1
             if self._missed[name] == 2 and not self._values[name]:
-                raise RuntimeError(
+                raise ValueError(
                     f"`rules.{name}.metric` {rule['metric']!r} is not logged; logged are "
                     f"{sorted(trainer.callback_metrics)}."
                 )

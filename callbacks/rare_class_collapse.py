@@ -20,6 +20,7 @@ from .collapse_rules import (
 from .evaluation import callbacks_of, counts
 from .stage import stage_index
 from .staged_unfreezing import StagedUnfreezing
+from .supported import refuse_unsupported
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,10 @@ class RareClassCollapseStopping(Callback):
     def red_flag(self) -> bool:
         """Whether a rule was broken for as long as its patience."""
         return bool(self.flags)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses strategies whose ranks could disagree."""
+        refuse_unsupported(trainer, type(self).__name__)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuses names that do not exist before anything trains; a run that was stopped stays stopped when resumed.

@@ -53,6 +53,7 @@ class RunReport(Checkpoint):
         self.seconds, self._began = 0.0, time.monotonic()
         self._handler: logging.Handler | None = None
         self.rows: list[dict[str, Any]] = []
+        self._finished = False
 
     # --- state ---
 
@@ -139,6 +140,11 @@ class RunReport(Checkpoint):
         """Writes the summary and the curves."""
         self._finish(trainer, self._reason(trainer) or "max_epochs")
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same for a finished run that was resumed: Lightning trains nothing and skips ``on_train_end``."""
+        if not self._finished:
+            self.on_train_end(trainer, pl_module)
+
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Keeps a usable checkpoint, closes the table, and says why the run ended."""
         if trainer.state.fn != "fit" or (not self.rows and not trainer.global_step):
@@ -146,6 +152,8 @@ class RunReport(Checkpoint):
         if isinstance(exception, KeyboardInterrupt):
             trainer.save_checkpoint(self.dirpath / f"{self.experiment}_interrupted.ckpt")
             self._finish(trainer, "interrupted")
+        elif isinstance(exception, SystemExit):
+            self._finish(trainer, str(exception))  # preempted, and saved by who left
         else:
             self._finish(trainer, f"error: {type(exception).__name__}: {exception}")
 
@@ -156,6 +164,7 @@ class RunReport(Checkpoint):
     def _finish(self, trainer: L.Trainer, stopped_by: str) -> None:
         if not trainer.is_global_zero:
             return
+        self._finished = True
         summary = self.summary(trainer, stopped_by)
         with _replacing(self.dirpath / "summary.json") as path:
             path.write_text(json.dumps(summary, indent=1))

@@ -106,6 +106,27 @@ def restore_logged_sums(trainer: Trainer, pl_module: LightningModule, rows: list
         trainer._logger_connector._first_loop_iter = False  # the first batch of an epoch would reset the sums
 
 
+def leave_ended_epoch(trainer: Trainer) -> None:
+    """Begins the next epoch where the checkpoint was taken at the end of one.
+
+    With ``max_steps`` Lightning takes such a run for one in the middle of the epoch: it would call the hooks of its end
+    once more and count it twice.
+    """
+    loop = trainer.fit_loop
+    if loop.restarted_on_epoch_end:
+        loop.epoch_progress.increment_completed()
+        loop.reset_restart_stage()
+        for part in (loop, loop.epoch_loop, loop.epoch_loop.val_loop):
+            part._restarting = False  # the property's setter keeps it true with max_steps
+
+
+def is_ending(trainer: Trainer) -> bool:
+    """Whether no epoch follows the one that ends, so that ``on_train_end`` comes next."""
+    stops = trainer.should_stop and trainer.fit_loop._can_stop_early
+    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
+    return bool(stops or 0 <= epochs <= trainer.current_epoch + 1 or 0 <= steps <= trainer.global_step)
+
+
 def logged_values(trainer: Trainer) -> dict[str, float]:
     """The metrics that callbacks see."""
     return {name: float(value) for name, value in trainer.callback_metrics.items()}

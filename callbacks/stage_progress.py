@@ -133,7 +133,9 @@ class StageProgress:
         self.first_step = step
 
     def record(self, stage: Stage, trainable: int, epochs: float, outcome: str, ended: str) -> None:
-        """Writes the line of a stage that is over."""
+        """Writes the line of a stage that is over; one that the trainer had cut off and that went on has one line."""
+        if self.records and self.records[-1]["stage"] == stage.name:
+            self.records.pop()
         self.records.append(
             {
                 "stage": stage.name,

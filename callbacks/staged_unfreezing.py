@@ -48,7 +48,7 @@ class StagedUnfreezing(Callback):
 
     Raises:
         ValueError: a description that cannot work, before anything trains.
-        RuntimeError: the monitor is not logged.
+        ValueError: the monitor is not logged.
 
     >>> callback = StagedUnfreezing({"heads": {"open": ["heads"], "epochs": 2}}, monitor="val/loss")
     >>> callback.stages[0].limits()
@@ -209,19 +209,16 @@ class StagedUnfreezing(Callback):
         """Judges the stage that the trainer's own limits cut off, and ends with the best."""
         if not self.progress.finished and self.progress.stage_evaluations:
             self._judge(trainer, pl_module, "trainer", self.on_no_gain == "rollback" and not self.progress.helped)
-        self._end(trainer, pl_module)
-        rank_zero_info("Stages\n" + table(self.progress.records))
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same for a finished run that was resumed: Lightning trains nothing and skips ``on_train_end``."""
-        if self.progress.finished:
-            self._end(trainer, pl_module)
-
-    def _end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._ended and self.at_end == "best" and self.progress.best_evaluation is not None:
+        if self.at_end == "best" and self.progress.best_evaluation is not None:
             self._weights.restore(trainer, pl_module, self.progress.key())
         self._ended = True
         write_summary(trainer, self._report, self.monitor, self.progress)
+        rank_zero_info("Stages\n" + table(self.progress.records))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same for a run that was resumed at its end: Lightning trains nothing and skips ``on_train_end``."""
+        if not self._ended:
+            self.on_train_end(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lets go of the module."""

@@ -58,6 +58,10 @@ class GroupBalancedBatchSampler(BatchSampler):
         labels = np.asarray(groups)
         self._rows = {group: np.flatnonzero(labels == group) for group in self.quotas}
         self._check(labels)
+        digest = hashlib.blake2b(digest_size=8)
+        for group, rows in self._rows.items():
+            digest.update(f"{group}\0".encode() + rows.tobytes())
+        self._groups_key = digest.hexdigest()
 
     def _check(self, labels: NDArray[Any]) -> None:
         known = np.unique(labels).tolist()
@@ -106,9 +110,8 @@ class GroupBalancedBatchSampler(BatchSampler):
 
     def fingerprint(self) -> dict[str, Any]:
         """What a resume has to find again: the rows' groups, the quotas, the draw."""
-        names = "\n".join(map(str, np.asarray(self.groups).tolist()))
         return {
-            "groups": hashlib.blake2b(names.encode(), digest_size=8).hexdigest(),
+            "groups": self._groups_key,
             "quotas": {str(group): int(quota) for group, quota in self.quotas.items()},
             "exhausted": self.exhausted,
             "draw_seed": int(self.seed),

@@ -47,7 +47,7 @@ def test_callbacks_know_only_lightning_and_torch(path):
     assert not ours
     import sys
 
-    allowed = {"lightning", "torch", "torchmetrics", "matplotlib"} | set(sys.stdlib_module_names)
+    allowed = {"lightning", "torch", "torchmetrics", "numpy", "matplotlib"} | set(sys.stdlib_module_names)
     assert foreign(names) <= allowed
 
 

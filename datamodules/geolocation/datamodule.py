@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from ..errors import DatasetNotFoundError, StagewiseError
 from ..images import photometric
+from ..loaders import ResumableDataLoader
 from ..samplers import GroupBalancedBatchSampler
 from . import feature_cache as cache
 from .photo_dataset import FeatureDataset, PhotoDataset, collate_batch
@@ -134,10 +135,10 @@ class GeolocationDataModule(L.LightningDataModule):
         length = int(self.loader["batches_per_epoch"] or max(1, len(region) // size))
         return GroupBalancedBatchSampler(groups, share, length, self.loader["exhausted"], self.seed, keyed=True)
 
-    def _loader(self, dataset: Any, **options: Any) -> DataLoader[Any]:
+    def _loader(self, dataset: Any, kind: Any = DataLoader, **options: Any) -> DataLoader[Any]:
         workers = int(self.loader["num_workers"])
         pinned = torch.cuda.is_available()
-        return DataLoader(
+        loader: DataLoader[Any] = kind(
             dataset,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -145,6 +146,7 @@ class GeolocationDataModule(L.LightningDataModule):
             collate_fn=collate_batch,
             **options,
         )
+        return loader
 
     def _with_features(self, name: str, key: str | None = None) -> Any:
         features = self._features.get(key or name)
@@ -152,7 +154,9 @@ class GeolocationDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Balanced batches, reshuffled every epoch."""
-        return self._loader(self._with_features("train"), batch_sampler=self.sampler())
+        dataset, key = self._with_features("train"), self.splits.get("train").content_key()
+        options = {"batch_sampler": self.sampler(), "seed": self.seed, "data_key": key}
+        return self._loader(dataset, kind=ResumableDataLoader, **options)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The whole of val, in order."""

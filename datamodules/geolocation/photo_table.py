@@ -1,5 +1,6 @@
 """Reads and checks the CSV of a split: ``id, image, latitude, longitude, province, province_id[, cell_id]``."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,6 +61,11 @@ class PhotoTable:
     def image_paths(self) -> list[str]:
         """Paths of all pictures."""
         return [str(self.image_root / name) for name in self.image.to_pylist()]
+
+    def content_key(self) -> str:
+        """Hash of the CSV, the same wherever it lies."""
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
     def take(self, rows: NDArray[np.int64]) -> "PhotoTable":
         """The rows at these positions."""

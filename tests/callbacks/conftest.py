@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 
-def _load_tiny():
+def _load(name):
     # by path: tests have no packages, and pytest imports them by file
-    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("tiny.py"))
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -14,7 +14,12 @@ def _load_tiny():
 
 @pytest.fixture(scope="session")
 def tiny():
-    return _load_tiny()
+    return _load("tiny")
+
+
+@pytest.fixture(scope="session")
+def exact():
+    return _load("exact")
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_weights_that_were_rolled_back_are_not_the_best(tiny, staged, tmp_path):
 
 
 def test_a_monitor_that_is_never_logged_is_an_error_naming_what_is(tiny, tmp_path):
-    with pytest.raises(RuntimeError, match=r"val/other.*val/score"):
+    with pytest.raises(ValueError, match=r"val/other.*val/score"):
         fit(tiny, tmp_path, [1], monitor="val/other")
 
 

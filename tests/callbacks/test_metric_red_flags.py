@@ -42,7 +42,7 @@ def test_the_sanity_check_does_not_count(tiny, tmp_path):
 
 
 def test_a_metric_that_is_never_logged_is_an_error_naming_what_is(tiny, tmp_path):
-    with pytest.raises(RuntimeError, match=r"val/loss.*val/score"):
+    with pytest.raises(ValueError, match=r"val/loss.*val/score"):
         fit(tiny, tmp_path, {"metric": "val/loss", "above": 0}, [1, 1, 1])
 
 

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy
 
 from stagewise.callbacks import BestMedianCheckpoint, StagedUnfreezing
-from stagewise.callbacks.stage_support import is_supported
+from stagewise.callbacks.supported import is_supported
 from stagewise.callbacks.trainable import set_trainable
 from stagewise.lightning_modules.optim import GroupedOptimizer
 
@@ -193,10 +193,10 @@ def test_the_last_stage_does_not_end_before_min_epochs(tiny, staged, tmp_path):
     assert trainer.current_epoch == 3 and stages.progress.evaluations == 3
 
 
-def test_best_weights_are_whole_plain_and_two_generations(tiny, staged, tmp_path):
+def test_best_weights_are_whole_plain_and_three_generations(tiny, staged, tmp_path):
     tiny.fit(tmp_path, tiny.TinyModule(scores=[4, 3, 2]), [staged({"heads": {"open": ["heads"], "epochs": 3}})])
     files = sorted(path.name for path in (tmp_path / "stages").iterdir())
-    assert files == ["best_weights.pt", "best_weights_2.pt", "stages.json"]
+    assert files == ["best_weights.previous.pt", "best_weights.previous_2.pt", "best_weights.pt", "stages.json"]
     assert torch.load(tmp_path / "stages" / "best_weights.pt", weights_only=True)["evaluation"].endswith("-3")
 
 
@@ -267,7 +267,7 @@ def test_an_unknown_group_or_submodule_is_refused_before_training(tiny, staged, 
 
 def test_a_monitor_that_is_never_logged_is_an_error_naming_what_is(tiny, tmp_path):
     stages = StagedUnfreezing({"heads": HEADS}, monitor="val/accuracy")
-    with pytest.raises(RuntimeError, match=r"val/accuracy.*val/score"):
+    with pytest.raises(ValueError, match=r"val/accuracy.*val/score"):
         tiny.fit(tmp_path, tiny.TinyModule(scores=[1]), [stages])
 
 
