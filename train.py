@@ -22,6 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 
 log = logging.getLogger("stagewise.train")
 
+PREEMPTED = 75  # exit code of a run that ExactResume saved after SIGTERM: run the command again
+
 
 def run(cfg: DictConfig) -> float | None:
     """Fits, validates the best checkpoint, and returns its monitored value (what a sweep minimises or maximises)."""
@@ -103,8 +105,13 @@ def check_writable(folder: Path) -> None:
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Adds Hydra to :func:`run`; what a user can mend ends in one line."""
-    with one_line_errors():
-        return run(cfg)
+    try:
+        with one_line_errors():
+            return run(cfg)
+    except SystemExit as left:
+        if left.code == PREEMPTED:
+            log.warning("%s; go on with resume=auto", left)
+        raise
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Saves a run so that it goes on bit for bit after any kill."""
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ from .run_state import (
     restore_metrics,
 )
 from .supported import check_same, refuse_unsupported
-
-log = logging.getLogger(__name__)
 
 FILE = "resume.ckpt"
 
@@ -167,7 +164,7 @@ class ExactResume(Checkpoint):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves what the run ended with, such as its best or averaged weights, so that a finished run has them again."""
+        """Saves what the run ended with, its best or averaged weights, so that a finished run has them again."""
         self._save(trainer)
 
     # --- state ---
@@ -196,10 +193,7 @@ class ExactResume(Checkpoint):
 
     def _leave(self, trainer: Trainer) -> None:
         self._save(trainer)
-        left = Preempted(trainer.global_rank, self.path)
-        if trainer.is_global_zero:
-            log.warning("%s", left.reason)
-        raise left
+        raise Preempted(trainer.global_rank, self.path)
 
     def _reseed(self, trainer: Trainer, moment: str) -> None:
         reseed(self.seed, trainer.global_rank, moment, trainer.fit_loop.total_batch_idx)

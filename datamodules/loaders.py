@@ -32,7 +32,8 @@ class ResumableDataLoader(DataLoader[Any]):
         **options: of ``DataLoader``, ``num_workers`` and so on.
 
     Raises:
-        StagewiseError: an iterable data set, no batch size, or a batch sampler that no ``set_epoch`` reaches.
+        StagewiseError: an iterable data set, no batch size, a batch sampler that no ``set_epoch`` reaches, or several
+            processes that would see the same samples.
         DataMismatchError: from ``load_state_dict``, with each difference.
 
     >>> def made():
@@ -102,7 +103,12 @@ class ResumableDataLoader(DataLoader[Any]):
 
     def remaining(self) -> Iterator[Any]:
         """The batches of indices from the present position on, each with the key of its random numbers."""
-        epoch, rank = self._epoch, rank_and_world()[0]
+        epoch, (rank, world) = self._epoch, rank_and_world()
+        if world > 1 and isinstance(self._order, ReplayableSampler):  # Lightning would have put its own around it
+            raise StagewiseError(
+                f"each of the {world} processes would see the same samples; pass Trainer(use_distributed_sampler=True) "
+                "or a `batch_sampler` that divides them, such as GroupBalancedBatchSampler."
+            )
         for number, indices in enumerate(islice(self.batch_sampler, self._batch, None), self._batch):
             yield _Batch(indices, (self.seed, rank, epoch, number))
 

@@ -58,10 +58,19 @@ class GroupBalancedBatchSampler(BatchSampler):
         labels = np.asarray(groups)
         self._rows = {group: np.flatnonzero(labels == group) for group in self.quotas}
         self._check(labels)
+        self._let_lightning_copy()
         digest = hashlib.blake2b(digest_size=8)
         for group, rows in self._rows.items():
             digest.update(f"{group}\0".encode() + rows.tobytes())
         self._groups_key = digest.hexdigest()
+
+    def _let_lightning_copy(self) -> None:
+        # what Lightning notes of a batch sampler that is made inside a `*_dataloader` hook: with it, it can make the
+        # loader anew under DDP; one that was made elsewhere it would call with other arguments
+        names = ("groups", "quotas", "batches_per_epoch", "exhausted", "seed", "keyed")
+        saved = {"args": (), "kwargs": {name: getattr(self, name) for name in names}, "arg_names": ()}
+        for key, value in {**saved, "default_kwargs": {"sampler": None}}.items():
+            setattr(self, f"__pl_saved_{key}", value)
 
     def _check(self, labels: NDArray[Any]) -> None:
         known = np.unique(labels).tolist()

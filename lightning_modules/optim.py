@@ -90,8 +90,13 @@ class GroupedOptimizer:
             paths = self._paths(name, names)
             partition[name] = [parameter for parameter in left if any(_below(parameter, path) for path in paths)]
             left = [parameter for parameter in left if parameter not in set(partition[name])]
-            if not partition[name]:
-                raise ValueError(f"`groups.{name}` takes no parameter: groups before it took them all; remove it.")
+            for path in paths:
+                if not any(_below(parameter, path) for parameter in partition[name]):
+                    taker = next(other for other, taken in partition.items() if any(_below(p, path) for p in taken))
+                    raise ValueError(
+                        f"`groups.{name}.modules` has {path!r}, whose parameters are all in the group {taker!r} before "
+                        f"it; take it out of one of them, or put {name!r} first."
+                    )
         return partition, left
 
     def _paths(self, group: str, names: list[str]) -> list[str]:

@@ -42,8 +42,6 @@ def test_every_experiment_composes_and_its_targets_resolve(experiment, demo):
 
 @pytest.mark.parametrize(("group", "leaf"), LEAVES, ids=lambda x: x)
 def test_every_leaf_composes(group, leaf):
-    if (group, leaf) == ("callbacks", "geopak"):
-        pytest.skip("the part that the phases share has no stages of its own")
     cfg = composed(experiment="geopak_phase2", **{group: leaf})
     assert targets(cfg[group])
 

@@ -3,8 +3,10 @@
 import csv
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import lightning as L
@@ -218,6 +220,57 @@ def test_ctrl_c_leaves_a_usable_checkpoint_and_closed_files(copied, monkeypatch)
 
     module = load_module(str(folder / "phase1_interrupted.ckpt"))
     assert len(module.predict_images([copied / "data/geopak/images/test/00000.jpg"])) == 1
+
+
+def best_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "phase1_best.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGKILL, -9)], ids=["SIGTERM", "SIGKILL"])
+def test_resume_auto_goes_on_after_a_signal_and_a_finished_run_stays_finished(copied, number, code):
+    again = copied / "runs" / "again"
+    command = [sys.executable, "train.py", *settings(copied, "geopak_phase1", f"run_dir={again}", "resume=auto")]
+    command += ["callbacks.resume.every_n_steps=1", "trainer.max_epochs=2", "datamodule.loader.num_workers=1"]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        while not (again / "resume.ckpt").exists() and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(number)
+        said = "".join(process.communicate())
+    assert process.returncode == code, said[-2000:]
+    if number == signal.SIGTERM:
+        assert f"preempted by SIGTERM, saved as {again}/resume.ckpt; go on with resume=auto" in said
+        assert "preempted" in json.loads((again / "summary.json").read_text())["stopped_by"]
+    done = program(*command[1:])
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = best_weights(copied / "runs" / "phase1"), best_weights(again)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    with open(again / "losses.csv") as ours, open(copied / "runs" / "phase1" / "losses.csv") as whole:
+        assert ours.read() == whole.read()
+    before = {path: path.stat().st_mtime_ns for path in again.glob("*.ckpt")}
+    assert program(*command[1:]).returncode == 0
+    assert before == {path: path.stat().st_mtime_ns for path in again.glob("*.ckpt")}
+    assert not list((copied / "runs").glob("again_until_*"))
+
+
+def test_resume_from_a_file_trains_in_a_folder_of_its_own(copied):
+    old, new = copied / "runs" / "phase1", copied / "runs" / "new"
+    before = sorted((path, path.stat().st_mtime_ns) for path in old.rglob("*"))
+    run(copied, "geopak_phase1", f"run_dir={new}", f"resume={old}/phase1_epoch_1.ckpt")
+    first, second = best_weights(old), best_weights(new)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert before == sorted((path, path.stat().st_mtime_ns) for path in old.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["resume=nowhere.ckpt"], r"no checkpoint at resume='nowhere\.ckpt'; pass a file, or resume=auto"),
+        (["resume=auto", "callbacks.resume=null"], r"resume=auto needs callbacks\.resume"),
+    ],
+)
+def test_a_resume_that_cannot_work_is_refused(tmp_path, overrides, words):
+    with pytest.raises((ValueError, OSError), match=words):
+        run(tmp_path, "geopak_phase0", *overrides)
 
 
 def test_a_missing_start_names_the_command_that_makes_it(tmp_path):

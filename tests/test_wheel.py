@@ -3,11 +3,6 @@
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
-
-import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
 
 FROM_ANOTHER_PROJECT = """
 import sys
@@ -27,16 +22,6 @@ assert cfg.trainer._target_ == "lightning.Trainer" and cfg.trainer.max_epochs ==
 assert cfg.optimizer.groups.clip.lr == 1e-5
 print("composed")
 """
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (built,) = folder.glob("*.whl")
-    return built
 
 
 def test_the_wheel_holds_the_package_and_nothing_beside_it(wheel):

@@ -158,7 +158,10 @@ def describe(folder):
     """Where a saved run stands: ``(stage, moment)`` in the words of the acceptance matrix."""
     saved = torch.load(Path(folder) / "resume.ckpt", weights_only=True)
     stages = saved["callbacks"].get("StagedUnfreezing", {"finished": False, "index": 0})
-    epochs, batch = saved["loops"]["fit_loop"]["epoch_progress"], saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    epochs, batch = (
+        saved["loops"]["fit_loop"]["epoch_progress"],
+        saved["loops"]["fit_loop"]["epoch_loop.batch_progress"],
+    )
     if epochs["current"]["processed"] == epochs["current"]["ready"]:
         moment = "epoch end"
     elif batch["current"]["completed"] == batch["current"]["ready"]:

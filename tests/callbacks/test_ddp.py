@@ -1,33 +1,37 @@
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""Two processes: what the callbacks, the metric and the sampler promise there, seen in one fit."""
+
+from collections import Counter
 
 import pytest
 
-import stagewise
 
-HERE = Path(__file__).parent
-
-
-def spawn(*arguments):
-    # the folder that holds the package, wherever it is installed
-    path = os.pathsep.join([str(Path(stagewise.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, str(HERE / "ddp_script.py"), str(HERE), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert results, done.stderr[-3000:]
-    return json.loads(results[-1].removeprefix("RESULT "))
+@pytest.fixture(scope="module")
+def ranks(spawned, tmp_path_factory):
+    done = spawned("ranks.py", tmp_path_factory.mktemp("ranks"))
+    assert done["codes"] == [0, 0]
+    return done["ranks"]
 
 
-@pytest.mark.slow
-def test_two_ranks_stay_equal_through_thaw_freeze_and_rollback_and_a_resume(tmp_path):
-    whole = spawn(tmp_path / "whole")
-    assert whole["outcomes"] == ["kept", "rolled back", "kept", "kept"]
-    assert whole["trainable"] == [14, 14, 12, 14, 14, 14]
-    assert whole["differences"] == [0.0] * 6
-    resumed = spawn(tmp_path / "again", tmp_path / "whole" / "run_epoch_2.ckpt")
-    assert set(resumed["differences"]) == {0.0} and resumed["outcomes"] == whole["outcomes"]
-    assert resumed["total"] == whole["total"]
+def test_the_ranks_never_differ_through_thaw_freeze_and_rollback(ranks):
+    for rank in ranks:
+        assert rank["outcomes"] == ["kept", "rolled back", "kept", "kept"]
+        assert rank["trainable"] == [14, 14, 12, 14, 14, 14]
+        assert rank["differences"] == [0.0] * 6
+    assert ranks[0]["weights"] == ranks[1]["weights"]
+
+
+def test_the_median_is_that_of_all_samples_though_padding_repeats_one(ranks):
+    assert ranks[0]["medians"] == ranks[1]["medians"] == [4.0] * len(ranks[0]["medians"])
+
+
+def test_a_class_that_one_shard_lacks_is_no_collapse(ranks):
+    assert [rank["flag"] for rank in ranks] == [None, None]
+
+
+def test_every_batch_of_every_rank_holds_the_mix_and_each_epoch_is_drawn_anew(ranks):
+    batches = [[tuple(map(int, batch)) for batch in rank["rows"]] for rank in ranks]
+    assert len(batches[0]) == len(batches[1]) == 15
+    for batch in batches[0] + batches[1]:
+        assert Counter(row >= 40 for row in batch) == {False: 2, True: 1}
+    assert not [batch for batch, other in zip(*batches) if set(batch) & set(other)]
+    assert batches[0][:3] != batches[0][3:6]

@@ -2,13 +2,14 @@ import json
 from functools import partial
 
 import pytest
+import timm
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy
 
 from stagewise.callbacks import BestMedianCheckpoint, StagedUnfreezing
 from stagewise.callbacks.supported import is_supported
-from stagewise.callbacks.trainable import set_trainable
+from stagewise.callbacks.trainable import BatchNormGuard, frozen_batchnorms, set_trainable
 from stagewise.lightning_modules.optim import GroupedOptimizer
 
 BACKBONE = "network.backbone"
@@ -237,6 +238,37 @@ def test_batchnorm_modes(tiny, staged, tmp_path, mode, constant):
     statistics = [name for name in before if "running" in name or "num_batches" in name]
     assert tiny.same(before, tiny.weights(module), statistics) is constant
     assert module.network.backbone[1].track_running_stats
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        torch.nn.BatchNorm1d(3),
+        torch.nn.BatchNorm2d(3),
+        torch.nn.BatchNorm3d(3),
+        torch.nn.SyncBatchNorm(3),
+        torch.nn.BatchNorm2d(3, affine=False),
+        timm.layers.BatchNormAct2d(3),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_every_kind_of_batch_normalisation_is_held_and_let_go(layer):
+    net = torch.nn.Sequential(torch.nn.Linear(3, 3), layer).requires_grad_(False)
+    assert frozen_batchnorms(net) == [layer]
+    guard = BatchNormGuard("frozen_eval")
+    guard.apply(net)
+    assert not layer.training
+    guard.apply(net.requires_grad_(True))
+    guard.resume_training()
+    assert layer.training and not layer._forward_pre_hooks
+
+
+def test_a_tied_parameter_is_open_when_either_of_its_names_is(tiny, staged):
+    module = tiny.TinyModule()
+    blocks = module.network.backbone[2]
+    blocks[3].weight = blocks[0].weight  # the last block shares with the first
+    plan = staged({"top": {"open": {"body": {"last": 0.25}}}}).plan(module)
+    assert plan.rows[0]["trainable"] == 36 + 6  # the shared weight and the last bias
 
 
 # --- refusals ---

@@ -4,6 +4,7 @@ from functools import partial
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -127,7 +128,7 @@ def make_trainer(folder, callbacks, **kwargs):
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,
     }
-    if any(type(callback).__name__ == "BestMedianCheckpoint" for callback in callbacks):
+    if any(isinstance(callback, Checkpoint) for callback in callbacks):
         defaults["enable_checkpointing"] = True
     return Trainer(default_root_dir=folder, callbacks=callbacks, **{**defaults, **kwargs})
 

@@ -199,3 +199,26 @@ def test_lightnings_distributed_re_creation_keeps_the_balanced_draw():
     again = _update_dataloader(loader, DistributedSampler(Rows(), num_replicas=2, rank=0))
     assert isinstance(again.batch_sampler, GroupBalancedBatchSampler)
     assert list(again.batch_sampler) == epoch(make(batches=6, seed=3), 0)
+
+
+def test_lightning_can_copy_one_that_was_made_outside_a_hook():
+    from lightning.pytorch.utilities.data import _update_dataloader
+
+    loader = DataLoader(Rows(), batch_sampler=make(batches=6, seed=3, keyed=True))
+    again = _update_dataloader(loader, DistributedSampler(Rows(), num_replicas=2, rank=0))
+    assert list(again.batch_sampler) == epoch(make(batches=6, seed=3, keyed=True), 0)
+
+
+def test_groups_come_from_a_column_or_a_callable_as_well():
+    import pyarrow as pa
+
+    rows = [{"place": str(group)} for group in GROUPS]
+    tables = {"place": [str(group) for group in GROUPS]}, pa.table({"place": [str(group) for group in GROUPS]})
+    expected = epoch(make(batches=4), 1)
+    for source, key in ((tables[0], "place"), (tables[1], "place"), (rows, lambda row: row["place"])):
+        assert epoch(GroupBalancedBatchSampler.by(source, key, QUOTAS, 4), 1) == expected
+
+
+def test_a_column_that_is_not_there_is_refused():
+    with pytest.raises(QuotaError, match="no column 'region' to group by"):
+        GroupBalancedBatchSampler.by({"place": ["a"]}, "region", {"a": 1}, 1)

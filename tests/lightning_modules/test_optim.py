@@ -92,7 +92,11 @@ def test_a_path_is_looked_up_below_the_prefix_and_then_from_the_root():
     "groups, words",
     [
         ({"heads": GROUPS["heads"]}, r"No group takes.*network\.clip\.stem\.weight.*more"),
-        ({**GROUPS, "again": GROUPS["clip"]}, r"`groups\.again` takes no parameter"),
+        ({**GROUPS, "again": GROUPS["clip"]}, r"`groups\.again\.modules` has 'network\.clip', whose .* group 'clip'"),
+        (
+            {"clip": GROUPS["clip"], "rest": {"modules": ["clip_head", "clip.norm"], "lr": 1.0}},
+            r"'network\.clip\.norm', whose parameters are all in the group 'clip' before it; .* put 'rest' first",
+        ),
         ({**GROUPS, "typo": {"modules": ["clap"], "lr": 1}}, "'clap', which matches no parameter.*'clip'"),
         ({"clip": {"modules": "clip", "lr": 1}}, "must be a list"),
         ({"clip": {"modules": ["clip"]}}, "needs modules and lr"),

@@ -1,0 +1,23 @@
+"""What tests of several folders share."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy: what an earlier build left in ``build/`` would go into it, and two builds at once collide."""
+    folder = tmp_path_factory.mktemp("wheel")
+    ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().split()]
+    shutil.copytree(ROOT, folder / "source", ignore=shutil.ignore_patterns(".git", *ignored))
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
+    done = subprocess.run([*command, str(folder / "source")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (built,) = folder.glob("*.whl")
+    return built
