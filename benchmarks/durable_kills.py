@@ -182,7 +182,7 @@ class Trial:
         within = signalled and self.completed < numbers[-1]
         if within:
             self.kills.append({"part": moment, "after": marks[-1][3]})
-        self.late += signalled and not within
+        self.late += part is not None and not within
         return within
 
     def figures(self) -> Figures:

@@ -138,14 +138,14 @@ class ExactResume(Checkpoint):
         """Saves every ``every_n_steps`` optimizer steps."""
         self._reseed(trainer, "fetch")
         before, self._steps = self._steps, trainer.global_step
-        must_leave = trainer.strategy.reduce_boolean_decision(self._notice.received, all=False)
-        if self._steps == before or self._is_followed(trainer):  # in a window, or there is a better moment soon
+        must_leave, n = self._must_leave(trainer), self.every_n_steps
+        is_due = must_leave or (n is not None and self._steps // n > before // n)
+        # not inside an accumulation window, nor where a better moment follows
+        if not is_due or self._steps == before or self._is_followed(trainer):
             return
-        n = self.every_n_steps
         if must_leave:
             self._leave(trainer)
-        elif n is not None and self._steps // n > before // n:
-            self._save(trainer)
+        self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves after an evaluation in the middle of an epoch; the end of the epoch follows the others at once."""
@@ -158,10 +158,12 @@ class ExactResume(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the epoch with all that was decided at its end."""
-        if trainer.strategy.reduce_boolean_decision(self._notice.received, all=False) and not is_ending(trainer):
+        must_leave = self._must_leave(trainer)
+        if is_ending(trainer):
+            return
+        if must_leave:
             self._leave(trainer)
-        if not is_ending(trainer):
-            self._save(trainer)
+        self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves what the run ended with, its best or averaged weights, so that a finished run has them again."""
@@ -190,6 +192,11 @@ class ExactResume(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False, storage_options={"keep": self.keep})
+
+    def _must_leave(self, trainer: Trainer) -> bool:
+        """Whether any process has got a SIGTERM; all of them have to ask."""
+        noticed = self._notice.received
+        return noticed if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(noticed, all=False)
 
     def _leave(self, trainer: Trainer) -> None:
         self._save(trainer)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from lightning.pytorch import LightningModule, Trainer
+from torch import nn
 
 from .parameter_groups import ParameterGroups
 from .stage import Stage
@@ -31,6 +32,7 @@ class StageApplication:
         self.opened = open_sets(stages, self.groups)
         self._guard = BatchNormGuard(batchnorm)
         self._wrapped: set[str] | None = None
+        self._wanted: list[tuple[nn.Parameter, bool]] = []
 
     def plan(self) -> StagePlan:
         """All stages as a table."""
@@ -58,16 +60,20 @@ class StageApplication:
             opened_at: group -> optimizer step of its opening, ``None`` while closed; brought up to date in place.
         """
         set_trainable(pl_module, self.opened[index])
+        self._wanted = [(p, name in self.opened[index]) for name, p in pl_module.named_parameters()]
         self._guard.apply(pl_module)
         self._mark_opened(trainer, opened_at)
         if self.opened[index] != self._wrapped:
             rewrap(trainer)
             self._wrapped = self.opened[index]
 
-    def holds(self, pl_module: LightningModule, index: int) -> bool:
+    def holds(self) -> bool:
         """A cheap check before a batch, which also lets thawed batch normalisation train again."""
         self._guard.resume_training()
-        return not set_trainable(pl_module, self.opened[index])
+        return all(
+            parameter.requires_grad if wanted else not parameter.requires_grad and parameter.grad is None
+            for parameter, wanted in self._wanted
+        )
 
     def release(self) -> None:
         """Lets go of the batch normalisation: what comes after the fit is not this callback's."""

@@ -142,7 +142,7 @@ class StagedUnfreezing(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """A cheap check, since no other hook is sure to fire on a resume."""
-        if not self._application.holds(pl_module, self.progress.index):
+        if not self._application.holds():
             self.converge(trainer, pl_module)
 
     def on_train_batch_end(

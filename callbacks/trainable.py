@@ -16,19 +16,15 @@ from .evaluation import check_choice
 BATCHNORM = ("frozen_eval", "batch_stats", "train")
 
 
-def set_trainable(module: nn.Module, names: AbstractSet[str]) -> bool:
-    """Sets ``requires_grad`` of every parameter; answers whether one changed.
+def set_trainable(module: nn.Module, names: AbstractSet[str]) -> None:
+    """Sets ``requires_grad`` of every parameter.
 
     A frozen parameter loses its gradient: a stale one of zeros would let weight decay move it.
     """
-    changed = False
     for name, parameter in module.named_parameters():
-        if parameter.requires_grad != (name in names):
-            parameter.requires_grad_(name in names)
-            changed = True
-        if not parameter.requires_grad:
+        parameter.requires_grad_(name in names)
+        if name not in names:
             parameter.grad = None
-    return changed
 
 
 def clear_gradients(module: nn.Module) -> None:

@@ -92,17 +92,18 @@ def wait_for(path, process):
 
 
 def test_it_trains_survives_a_kill_and_stays_finished(project, tmp_path):
-    killed = project(tmp_path / "killed")
+    """Two chains of real starts at the same time, since a start is mostly imports."""
+    killed, whole = project(tmp_path / "killed"), project(tmp_path / "whole", "-c", CHECKED_TRAINING)
     wait_for(tmp_path / "killed" / "resume.ckpt", killed)
     wait_for(tmp_path / "killed" / "stages" / "stages.json", killed)  # the first stage has just ended
     killed.kill()
     assert killed.wait() == -9
-    uninterrupted = project(tmp_path / "whole", "-c", CHECKED_TRAINING)  # beside the next two, which share no file
-    resumed = result_of(project(tmp_path / "killed"))
-    again = result_of(project(tmp_path / "killed"))
-    whole = result_of(uninterrupted)
+    resumed = project(tmp_path / "killed")
+    whole = result_of(whole)
+    finished = project(tmp_path / "whole")
+    resumed, finished = result_of(resumed), result_of(finished)
 
     assert whole["batches"] == TOTAL and list(whole["stages"]) == ["head", "top"]
-    assert 0 < resumed["batches"] < TOTAL and again["batches"] == 0
+    assert 0 < resumed["batches"] < TOTAL and finished["batches"] == 0
     assert resumed == {**whole, "batches": resumed["batches"]}
-    assert again == {**whole, "batches": 0}
+    assert finished == {**whole, "batches": 0}

@@ -14,8 +14,8 @@ from stagewise.callbacks import ExactResume
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> None:
     L.seed_everything(cfg.seed)
-    parts = (instantiate(cfg[part], _convert_="all") for part in ("data", "classifier", "callbacks"))
-    data, classifier, callbacks = parts
+    parts = (instantiate(cfg[key], _convert_="all") for key in ("callbacks", "classifier", "data"))
+    callbacks, classifier, data = parts
     trainer = instantiate(cfg.trainer, callbacks=list(callbacks.values()))
     trainer.fit(classifier, data, ckpt_path=ExactResume.find(cfg.run_dir))
 
@@ -25,6 +25,7 @@ def main(cfg: DictConfig) -> None:
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "stages": {stage["stage"]: stage["outcome"] for stage in callbacks["stages"].progress.records},
+        "flags": callbacks["collapse"].flags,
         "batches": callbacks["count"].batches,
     }
     print(json.dumps(summary))
