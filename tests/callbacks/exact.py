@@ -60,13 +60,13 @@ class Noisy(Dataset):
 class ExactModule(tiny.TinyModule):
     """Drops out, weighs a second loss, and keeps a metric over the epoch."""
 
-    def __init__(self, compiled=False):
+    def __init__(self, compiled=None):
         schedule = {"shape": "cosine", "warmup_steps": 2, "clock": "group"}
         factory = partial(torch.optim.AdamW, weight_decay=0.1)
         super().__init__(scores=SCORES, optimizer=GroupedOptimizer(factory, GROUPS, schedule, prefix="network"))
         self.train_mean = MeanMetric()
         if compiled:
-            self.compile(backend="eager")
+            self.compile(backend=compiled)
 
     def training_step(self, batch, batch_idx):
         inputs, labels = batch
@@ -112,7 +112,7 @@ def digest(tensor):
     return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:12]
 
 
-def fit(folder, *extra, every_n_steps=1, io=None, workers=0, compiled=False, ema=False, stages=STAGES, **options):
+def fit(folder, *extra, every_n_steps=1, io=None, workers=0, compiled=None, ema=False, stages=STAGES, **options):
     """Starts the run or goes on with it; returns what a comparison needs, as plain values."""
     seed_everything(7, verbose=False)
     module, journal = ExactModule(compiled), Journal()

@@ -11,7 +11,7 @@ from stagewise.datamodules.errors import DataMismatchError
 VARIANTS = {
     "accumulated": {"accumulate_grad_batches": 3, "val_check_interval": 0.25},
     "bf16": {"precision": "bf16-mixed"},
-    "compiled": {"compiled": True},
+    "compiled": {"compiled": "eager"},
     "workers": {"workers": 2},
     "averaged": {"stages": None, "ema": True},
     "max_steps": {"max_steps": 15},
@@ -82,7 +82,22 @@ def test_variants_resume_bitwise_from_every_save(exact, tmp_path, variant):
 def test_workers_and_compilation_change_nothing(exact, tmp_path):
     plain = exact.fit(tmp_path / "plain")
     assert exact.differences(plain, exact.fit(tmp_path / "workers", workers=2)) == []
-    assert exact.differences(plain, exact.fit(tmp_path / "compiled", compiled=True)) == []
+    assert exact.differences(plain, exact.fit(tmp_path / "compiled", compiled="eager")) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_with_bf16_and_compilation_resumes_bitwise(exact, tmp_path):
+    options = {"accelerator": "gpu", "precision": "bf16-mixed", "compiled": "inductor"}
+    results, _ = matrix(exact, tmp_path, chosen=lambda number: number % 4 == 0, **options)
+    assert results and not wrong(results)
+
+
+@pytest.mark.mps
+@pytest.mark.skipif(not torch.backends.mps.is_available(), reason="no MPS device")
+def test_mps_resumes_bitwise(exact, tmp_path):
+    results, _ = matrix(exact, tmp_path, chosen=lambda number: number % 4 == 0, accelerator="mps")
+    assert results and not wrong(results)
 
 
 # --- processes ---
