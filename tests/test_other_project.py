@@ -77,6 +77,7 @@ def project(request, wheel, tmp_path):
     for process in started:
         process.kill()
         process.communicate()
+    shutil.rmtree(tmp_path)  # pytest would keep gigabytes
 
 
 def result_of(process):
