@@ -212,10 +212,7 @@ class Trial:
             loaded == "mixed" or number > self.begun,
             isinstance(file, str),
         )
-        if any(harm) or len(self.kills) % 2:
-            self.shoot(1)
-        else:
-            answer(place, partial(place.read, by_io=True))
+        self.shoot(1)
         self.found.update(dict(zip((*HARM, AT_ONCE, RESTARTED), (*harm, bool(left), bool(place.orphans())))))
         for orphan in place.orphans():
             orphan.unlink()

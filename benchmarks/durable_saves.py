@@ -11,9 +11,9 @@ timed  the parent kills a save after a part of the median save's time, one kill 
 steps  the child kills itself just before each step of a save in turn (opening, renaming, linking, removing a file,
        changing its mode, fsync), as the interpreter's audit events tell them: moments too short for a clock.
 
-After a kill the file is read as it is, and by the IO, in a copy of the folder. Then a new process loads or saves by the
-same IO, in turn, and what still lies about is an orphan after the restart. SIGKILL says nothing about a loss of power:
-the system's cache outlives the process. The exit status is 1 if DurableCheckpointIO lost anything.
+After a kill the file is read as it is, and by the IO, in a copy of the folder. Then a new process saves by the same IO,
+as a restarted run does, and what still lies about is an orphan after the restart. SIGKILL says nothing about a loss of
+power: the system's cache outlives the process. The exit status is 1 if DurableCheckpointIO lost anything.
 """
 
 import argparse

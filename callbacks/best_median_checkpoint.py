@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from .durable_checkpoint_io import DurableCheckpointIO
 from .evaluation import callbacks_of, check_mode, counts, improves, required_value
 from .staged_unfreezing import StagedUnfreezing
 from .supported import refuse_unsupported
@@ -85,10 +86,10 @@ class BestMedianCheckpoint(Checkpoint):
             if trainer.is_global_zero:
                 self._shift()
             self.best_model_path = self._best(1)
-            trainer.save_checkpoint(self.best_model_path, weights_only=False)
+            self._save(trainer, self.best_model_path)
         if self.every_epoch:
             name = f"{self.prefix}_epoch_{trainer.current_epoch + 1}.ckpt"
-            trainer.save_checkpoint(os.path.join(self.dirpath, name), weights_only=False)
+            self._save(trainer, os.path.join(self.dirpath, name))
 
     def state_dict(self) -> dict[str, Any]:
         """The best so far and the recent evaluations."""
@@ -113,6 +114,11 @@ class BestMedianCheckpoint(Checkpoint):
             return False
         self.best_score, self.best_epoch = score, epoch
         return True
+
+    def _save(self, trainer: Trainer, path: str) -> None:
+        # how many versions stay is said by `keep` here, not by the plugin's
+        options = {"keep": 1} if isinstance(trainer.strategy.checkpoint_io, DurableCheckpointIO) else None
+        trainer.save_checkpoint(path, weights_only=False, storage_options=options)
 
     def _best(self, place: int) -> str:
         return os.path.join(self.dirpath, f"{self.prefix}_best{f'_{place}' if place > 1 else ''}.ckpt")

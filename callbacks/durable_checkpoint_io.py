@@ -3,6 +3,7 @@
 import logging
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from itertools import count, pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from lightning.fabric.utilities.cloud_io import get_filesystem
 log = logging.getLogger(__name__)
 
 PART = ".part"
+BAD_BYTES = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)  # of zipfile; all seen
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -23,8 +25,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
     The content goes to a temporary file beside the target, is flushed to the disk (``fsync``) and takes its name by one
     ``os.replace``; the file that had the name before stays beside it as ``NAME.previous.ckpt``. The checksum is the
     CRC-32 that the zip format of ``torch.save`` keeps of every record, which ``torch.load`` itself does not look at.
-    Every error is raised and leaves the files as they were. What a killed save left behind goes with the next save or
-    load of the same file.
+    Every error is raised and leaves the files as they were. What a killed save left behind goes with the next save of
+    the same file; loading writes nothing, so it works beside a run that saves, and from a read-only disk.
 
     A plugin for ``lightning.Trainer(plugins=[DurableCheckpointIO()])``.
 
@@ -116,16 +118,23 @@ def save_durably(content: Any, path: str | Path, keep: int = 1) -> None:
 
 def load_durably(path: str | Path, map_location: Any = "cpu", weights_only: bool = True) -> Any:
     """Reads what :func:`save_durably` wrote, the newest version whose checksums are right."""
-    path = Path(path)
-    _remove_leftovers(path)
-    damage: list[str] = []
+    path, damage = Path(path), list[str]()
     for version in versions(path):
-        if problem := damage_of(version):
-            damage.append(f"'{version}' is damaged ({problem})")
-            continue
-        if damage or version != path:
-            log.warning("%s; going on from the older '%s'", "; ".join(damage) or f"'{path}' is missing", version)
-        return torch.load(version, map_location=map_location, weights_only=weights_only)
+        problem = damage_of(version)
+        if problem is None:
+            try:
+                content = torch.load(version, map_location=map_location, weights_only=weights_only)
+            except (
+                RuntimeError,
+                EOFError,
+                ValueError,
+            ) as error:  # what the checksums do not cover: the zip's own lists
+                problem = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
+            else:
+                if damage or version != path:
+                    log.warning("%s; going on from the older '%s'", "; ".join(damage) or f"no '{path}'", version)
+                return content
+        damage.append(f"'{version}' is damaged ({problem})")
     if not damage:
         raise FileNotFoundError(f"no checkpoint at '{path}'; check the path.")
     raise OSError(f"{'; '.join(damage)}, and there is no older version; start from another checkpoint.")
@@ -155,11 +164,12 @@ def older_version(path: Path, age: int) -> Path:
 
 def damage_of(path: Path) -> str | None:
     """What is wrong with a file of ``torch.save``; ``None`` if every record has its checksum."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            record = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:  # what zipfile says of bad bytes
-        return str(error) or type(error).__name__
+    with open(path, "rb") as file:  # a file that cannot be opened is no damaged one
+        try:
+            with zipfile.ZipFile(file) as archive:
+                record = archive.testzip()
+        except BAD_BYTES as error:
+            return str(error) or type(error).__name__
     return f"checksum of {record}" if record else None
 
 

@@ -1,6 +1,8 @@
 """Saves a run so that it goes on bit for bit after any kill."""
 
+import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,9 @@ from .run_state import (
     restore_logged_values,
     restore_metrics,
 )
-from .supported import check_same, refuse_unsupported
+from .supported import check_plain, check_same, flat, refuse_unsupported
+
+log = logging.getLogger(__name__)
 
 FILE = "resume.ckpt"
 
@@ -49,21 +53,33 @@ class ExactResume(Checkpoint):
         dirpath: folder of the file.
         every_n_steps: optimizer steps between two saves; ``None`` saves after evaluations and epochs only.
         keep: versions of the file; the older one is read where the newer is damaged.
+        settings: plain values that the run depends on, such as learning rates; a resume with other ones is refused,
+            since the checkpoint's would silently stay in force.
 
     Raises:
-        ValueError: a number below 1; a strategy, checkpoint IO, schedule or loader that cannot be resumed exactly; a
-            checkpoint of other data or of another number of processes.
+        ValueError: a number below 1; a strategy, checkpoint IO, schedule or loader that cannot be resumed exactly;
+            hyper-parameters that no checkpoint could be opened with; a checkpoint of other data, settings or number of
+            processes.
 
     >>> ExactResume.find("a/folder/without/a/run") is None
     True
     """
 
-    def __init__(self, dirpath: str, every_n_steps: int | None = 200, keep: int = 2) -> None:
+    best_model_path = ""  # Lightning asks every checkpoint callback for it
+
+    def __init__(
+        self,
+        dirpath: str,
+        every_n_steps: int | None = 200,
+        keep: int = 2,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         for name, number in (("every_n_steps", every_n_steps), ("keep", keep)):
             if number is not None and number < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {number}.")
         self.path = os.path.join(str(dirpath), FILE)
         self.every_n_steps, self.keep = every_n_steps, keep
+        self.settings = flat(settings or {})
         self.seed: int | None = None
         self._loaded: dict[str, Any] | None = None
         self._steps = 0
@@ -96,6 +112,7 @@ class ExactResume(Checkpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Agrees on the seed; a run that was stopped stays stopped."""
+        check_plain(pl_module.hparams, "the module's")
         if any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs):
             raise ValueError("ReduceLROnPlateau cannot be resumed exactly; use GroupedOptimizer's schedule or stages.")
         if self._loaded is None:
@@ -103,6 +120,7 @@ class ExactResume(Checkpoint):
             self.seed = int(trainer.strategy.broadcast(int(given) if given else torch.initial_seed()))
             return
         self.seed = self._loaded["seed"]
+        check_same("settings", self._loaded["settings"], self.settings)
         check_same("processes", [len(self._loaded["ranks"])], [trainer.world_size])
         trainer.should_stop = trainer.should_stop or self._loaded["stopped"]
         restore_logged_values(trainer, self._loaded["logged"])
@@ -178,6 +196,7 @@ class ExactResume(Checkpoint):
         trainer = self._trainer
         return {
             "seed": self.seed,
+            "settings": self.settings,
             "stopped": trainer.should_stop,
             "logged": logged_values(trainer),
             "loader": _loader_of(trainer).state_dict(),
@@ -200,7 +219,10 @@ class ExactResume(Checkpoint):
 
     def _leave(self, trainer: Trainer) -> None:
         self._save(trainer)
-        raise Preempted(trainer.global_rank, self.path)
+        left = Preempted(trainer.global_rank, self.path)
+        if trainer.is_global_zero:
+            log.warning("%s; run the same command again, with ckpt_path=ExactResume.find(…)", left.reason)
+        raise left
 
     def _reseed(self, trainer: Trainer, moment: str) -> None:
         reseed(self.seed, trainer.global_rank, moment, trainer.fit_loop.total_batch_idx)

@@ -10,9 +10,11 @@ from .stage import Opening, Stage
 
 
 class ParameterGroups:
-    """Parameter names by group, read from the plain extras ``name`` and ``modules`` of torch parameter groups.
+    """Parameter names by group, read from the plain extras of torch parameter groups.
 
-    ``clip/11`` belongs to the group ``clip``. A tied parameter has one name and one group.
+    The extras are ``name``, ``modules`` (paths) and, where a stage opens a share of them, ``blocks`` (paths in order);
+    ``GroupedOptimizer`` writes all three. ``clip/11`` belongs to the group ``clip``. A tied parameter has one name and
+    one group.
 
     Args:
         module: the LightningModule.
@@ -35,6 +37,7 @@ class ParameterGroups:
         self.sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
         self.names: dict[str, list[str]] = {}
         self.modules: dict[str, list[str]] = {}
+        self.blocks: dict[str, list[str]] = {}
         name_of = {id(parameter): name for name, parameter in module.named_parameters()}
         for index, group in enumerate(param_groups):
             if "name" not in group:
@@ -43,7 +46,7 @@ class ParameterGroups:
             if any(id(parameter) not in name_of for parameter in group["params"]):
                 raise ValueError(f"Optimizer group {base!r} holds parameters outside the module; build it anew.")
             self.names.setdefault(base, []).extend(name_of[id(parameter)] for parameter in group["params"])
-            self.modules[base] = list(group.get("modules", ()))
+            self.modules[base], self.blocks[base] = list(group.get("modules", ())), list(group.get("blocks", ()))
 
     @property
     def unclaimed(self) -> list[str]:
@@ -85,18 +88,12 @@ class ParameterGroups:
         return {name for name in self.names[group] if id(every[name]) in wanted}
 
     def _last_blocks(self, where: str, group: str, share: float) -> list[str]:
-        """The end of the longest block list; of two equally long ones the one with more parameters."""
-        candidates = {
-            name: candidate
-            for name, candidate in self.module.named_modules()
-            if isinstance(candidate, nn.Sequential | nn.ModuleList)
-            and any(is_below(name, path) for path in self.modules[group])
-        }
-        longest = max(candidates, key=lambda name: _length(candidates[name]), default="")
-        if not longest or _length(candidates[longest])[0] == 0:
-            raise ValueError(f"`{where}.last` needs a Sequential or ModuleList in {self.modules[group]}; name modules.")
-        blocks = _blocks(candidates[longest])
-        return [f"{longest}.{block}" for block in blocks[-max(1, round(share * len(blocks))) :]]
+        blocks = self.blocks[group]
+        if not blocks:
+            raise ValueError(
+                f"`{where}.last` needs repeated blocks in {self.modules[group]}, and found none; name modules."
+            )
+        return blocks[-max(1, round(share * len(blocks))) :]
 
     def _inside(self, where: str, group: str, inner: str) -> list[str]:
         """The shallowest modules or parameters called ``inner`` in each module of the group."""
@@ -111,14 +108,6 @@ class ParameterGroups:
             tops |= {r.split(".")[-1] for r in roots}
             raise ValueError(f"`{where}` names {inner!r}, which is not in the group; there is {sorted(tops)}.")
         return found
-
-
-def _blocks(candidate: nn.Module) -> list[str]:
-    return [name for name, block in candidate.named_children() if any(True for _ in block.parameters())]
-
-
-def _length(candidate: nn.Module) -> tuple[int, int]:
-    return len(_blocks(candidate)), sum(parameter.numel() for parameter in candidate.parameters())
 
 
 def base_name(group: str) -> str:

@@ -50,6 +50,8 @@ class RareClassCollapseStopping(Callback):
         action: stop, flag (warn only), or rollback (ends the stage and restores its best evaluation; an evaluation that
             breaks a rule is never the best).
 
+    ``reason`` says why the fit was stopped, ``flags`` lists all that was flagged.
+
     Raises:
         ValueError: a limit that is not a share, an unknown class, stage, metric or action.
 

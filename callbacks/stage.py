@@ -15,7 +15,7 @@ class Stage:
     Args:
         name: its name.
         open: group name -> ``True`` (all of it), a list of submodule names inside the group, or
-            ``{"last": 0.30, "also": ["ln_post"]}`` (that share of its longest block list, and these besides).
+            ``{"last": 0.30, "also": ["ln_post"]}`` (that share of its repeated blocks, and these besides).
         epochs: it ends after this many passes over the training data.
         steps: it ends after this many optimizer steps.
         patience: it ends after this many evaluations in a row without a gain of at least ``min_delta``.
@@ -81,7 +81,7 @@ def stage_index(stages: Sequence[Stage], name: str) -> int:
 
 
 def _parse_open(name: str, opening: Any) -> dict[str, Opening]:
-    if not opening or not isinstance(opening, list | tuple | Mapping):
+    if not opening or isinstance(opening, str) or not isinstance(opening, Sequence | Mapping):
         raise ValueError(f"`stages.{name}.open` opens nothing: {opening!r}; list group names such as [heads].")
     if not isinstance(opening, Mapping):
         return dict.fromkeys(opening, True)
@@ -91,7 +91,7 @@ def _parse_open(name: str, opening: Any) -> dict[str, Opening]:
 def _parse_part(where: str, part: Any) -> Opening:
     if part is True:
         return True
-    if isinstance(part, list | tuple) and part:
+    if isinstance(part, Sequence) and not isinstance(part, str) and part:
         return list(part)
     if isinstance(part, Mapping) and set(part) <= {"last", "also"} and "last" in part:
         if not 0 < part["last"] <= 1:

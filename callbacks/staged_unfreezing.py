@@ -94,6 +94,11 @@ class StagedUnfreezing(Callback):
         """The score before any training, from a sanity check of the whole validation set."""
         return self.progress.start_value
 
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """A line for each stage that is over: stage, open, trainable, epochs, best, gain, outcome, ended by."""
+        return list(self.progress.records)
+
     def has_ended(self, name: str) -> bool:
         """Whether that stage is over."""
         return self.progress.finished or self.progress.index > stage_index(self.stages, name)
@@ -214,6 +219,8 @@ class StagedUnfreezing(Callback):
         self._ended = True
         write_summary(trainer, self._report, self.monitor, self.progress)
         rank_zero_info("Stages\n" + table(self.progress.records))
+        if left := [stage.name for stage in self.stages[self.progress.index + 1 :] if not self.progress.finished]:
+            rank_zero_warn(f"The trainer ended before the stages {left} began; give it more epochs or steps.")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same for a run that was resumed at its end: Lightning trains nothing and skips ``on_train_end``."""

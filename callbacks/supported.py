@@ -1,7 +1,11 @@
 """What the callbacks run on, and whether a checkpoint is theirs."""
 
+import io
+import pickle
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
 from lightning.pytorch.strategies.single_xla import SingleDeviceXLAStrategy
@@ -46,9 +50,49 @@ def check_same(what: str, saved: Any, present: Any) -> None:
     """
     if list(saved) == list(present) and (not isinstance(saved, dict) or saved == present):
         return
-    lines = [f"  checkpoint: {list(saved)}", f"  here:       {list(present)}"]
-    if isinstance(saved, dict):
-        changed = [name for name in saved if name in present and saved[name] != present[name]]
-        lines += [f"  {name}: {saved[name]} in the checkpoint, {present[name]} here" for name in changed]
+    if not isinstance(saved, dict) or list(saved) != list(present):
+        lines = [f"  checkpoint: {list(saved)}", f"  here:       {list(present)}"]
+    else:
+        changed = [name for name in saved if saved[name] != present[name]]
+        lines = [f"  {name}: {saved[name]} in the checkpoint, {present[name]} here" for name in changed]
     difference = "\n".join(lines)
     raise ValueError(f"The checkpoint has other {what}; resume with the same ones, or start anew:\n{difference}")
+
+
+def check_plain(values: Any, owner: str) -> None:
+    """Refuses hyper-parameters that would be saved and could not be opened with ``weights_only=True``.
+
+    Raises:
+        ValueError: names them.
+
+    >>> check_plain({"lr": 0.1, "sizes": [1, 2]}, "the module's")
+    """
+    bad = [name for name, value in dict(values).items() if not _opens(value)]
+    if bad:
+        raise ValueError(
+            f"{owner} hyper-parameters {bad} hold objects, and a checkpoint with them cannot be opened safely; "
+            f"call save_hyperparameters(ignore={bad}), or keep plain values."
+        )
+
+
+def _opens(value: Any) -> bool:
+    buffer = io.BytesIO()
+    try:
+        torch.save(value, buffer)
+        buffer.seek(0)
+        torch.load(buffer, weights_only=True)
+    except (pickle.PickleError, AttributeError, TypeError, RuntimeError):
+        return False
+    return True
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names.
+
+    >>> flat({"groups": {"clip": {"lr": 1e-5}}, "seed": 0})
+    {'groups.clip.lr': 1e-05, 'seed': 0}
+    """
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        result |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return result

@@ -1,5 +1,6 @@
 """One optimizer with named parameter groups that never change, and a learning rate that starts when its group opens."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,9 +16,10 @@ class GroupedOptimizer:
     """Builds the optimizer and its schedule from named groups of modules.
 
     Groups are a total, static partition of the parameters: the first group that names a parameter takes it, a tied
-    parameter counts once, and each torch group carries the plain extras ``name``, ``modules`` (full module paths) and
-    ``opened_at`` (the optimizer step at which it opened, ``None`` while it is closed). Frozen parameters stay where
-    they are: their gradient is ``None``, so the optimizer skips them, and its state is a plain round trip.
+    parameter counts once. Each torch group carries the plain extras ``name``, ``modules`` (full module paths),
+    ``blocks`` (paths of its repeated blocks, in order) and ``opened_at`` (the optimizer step at which it opened,
+    ``None`` while it is closed). Frozen parameters stay where they are: their gradient is ``None``, so the optimizer
+    skips them, and its state is a plain round trip.
 
     A path is looked up below ``prefix`` first, then from the root of the LightningModule; it takes the module or
     parameter of that name and everything below it.
@@ -25,9 +27,9 @@ class GroupedOptimizer:
     Args:
         factory: makes the optimizer from a list of parameter groups, such as ``partial(torch.optim.AdamW)``.
         groups: name -> ``modules`` (paths), ``lr``, and optionally ``weight_decay``, ``lr_scale`` (a factor on ``lr``)
-            and ``layer_decay`` (``lr * layer_decay**depth``; a block of the longest block list inside the group becomes
-            a group of its own named ``clip/11``; the last block has depth 0, what is defined before the blocks, named
-            ``clip/stem``, one more than the first block, and what is defined after them keeps the name ``clip``).
+            and ``layer_decay`` (``lr * layer_decay**depth``; each block inside the group, see :func:`block_paths`,
+            becomes a group of its own named ``clip/11``; the last block has depth 0, what is defined before the blocks,
+            named ``clip/stem``, one more than the first block, and what is defined after them keeps the name ``clip``).
         schedule: ``shape`` (constant, cosine to 0 after the last step of the fit, step), ``warmup_steps`` (linear),
             ``clock`` (group: steps since the group opened, global: steps of the fit), and for step ``at_epoch`` (an
             epoch or a list, counted by the clock) and ``factor``. ``None``: constant.
@@ -114,13 +116,15 @@ class GroupedOptimizer:
         spec, paths = self.groups[group], self._paths(group, [name for name, _ in module.named_parameters()])
         base, decay = float(spec["lr"]) * float(spec.get("lr_scale", 1.0)), float(spec.get("layer_decay", 1.0))
         parameters = dict(module.named_parameters())
-        parts = {group: (0, taken)} if decay == 1.0 else _by_depth(module, group, paths, taken)
+        blocks = block_paths(module, paths)
+        parts = {group: (0, taken)} if decay == 1.0 else _by_depth(group, paths, blocks, taken)
         extras = {"weight_decay": float(spec["weight_decay"])} if spec.get("weight_decay") is not None else {}
         return [
             {
                 "params": [parameters[parameter] for parameter in members],
                 "name": name,
                 "modules": paths,
+                "blocks": blocks,
                 "lr": base * decay**depth,
                 "opened_at": 0,
                 **extras,
@@ -129,35 +133,58 @@ class GroupedOptimizer:
         ]
 
 
-def block_list(module: nn.Module, paths: Sequence[str]) -> str:
-    """Path of the longest ``nn.Sequential`` or ``nn.ModuleList`` below ``paths``, ``""`` where there is none.
+def block_paths(module: nn.Module, paths: Sequence[str]) -> list[str]:
+    """Paths of a network's repeated blocks, in order, over all its stages.
 
-    >>> block_list(nn.Sequential(nn.Linear(1, 1), nn.ModuleList([nn.Linear(1, 1)] * 3)), ["1"])
-    '1'
+    Blocks are children of one class in ``nn.Sequential`` and ``nn.ModuleList``; lists whose paths differ in numbers
+    alone (``layer1`` to ``layer4``, ``stages.0.blocks`` to ``stages.3.blocks``) are the stages of one network. The
+    series with the most blocks is taken, of equals the one with more parameters.
+
+    Args:
+        module: where the paths start.
+        paths: only what is below them.
+
+    >>> stage = lambda: nn.Sequential(nn.LSTMCell(1, 1), nn.LSTMCell(1, 1))
+    >>> net = nn.ModuleDict({"stem": nn.Sequential(nn.Linear(1, 1), nn.ReLU()), "layer1": stage(), "layer2": stage()})
+    >>> block_paths(nn.ModuleDict({"net": net}), ["net"])
+    ['net.layer1.0', 'net.layer1.1', 'net.layer2.0', 'net.layer2.1']
     """
-    sizes = {
-        name: sum(any(True for _ in child.parameters()) for child in candidate.children())
-        for name, candidate in module.named_modules()
-        if isinstance(candidate, nn.Sequential | nn.ModuleList) and any(_below(name, path) for path in paths)
-    }
-    return max(sizes, key=lambda name: sizes[name], default="")
+    series: dict[tuple[str, type], list[tuple[str, nn.Module]]] = {}
+    for name, candidate in module.named_modules():
+        if isinstance(candidate, nn.Sequential | nn.ModuleList) and any(_below(name, path) for path in paths):
+            for child, block in candidate.named_children():
+                if any(True for _ in block.parameters()):
+                    key = re.sub(r"\d+", "#", name), type(block)
+                    series.setdefault(key, []).append((f"{name}.{child}", block))
+    repeated = [blocks for blocks in series.values() if len(blocks) > 1]
+    longest = max(repeated, key=lambda blocks: (len(blocks), sum(_size(block) for _, block in blocks)), default=[])
+    return [path for path, _ in longest]
+
+
+def _size(block: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in block.parameters())
 
 
 def _by_depth(
-    module: nn.Module, group: str, paths: Sequence[str], taken: list[str]
+    group: str, paths: Sequence[str], blocks: Sequence[str], taken: list[str]
 ) -> dict[str, tuple[int, list[str]]]:
-    blocks = block_list(module, paths)
     if not blocks:
-        raise ValueError(f"`groups.{group}.layer_decay` needs a Sequential or ModuleList in {paths}; set it to 1.0.")
-    block_of = {name: name[len(blocks) + 1 :].split(".")[0] for name in taken if _below(name, blocks)}
-    order = list(dict.fromkeys(block_of.values()))
-    first = next(position for position, name in enumerate(taken) if name in block_of)
+        raise ValueError(
+            f"`groups.{group}.layer_decay` needs repeated blocks in {paths}, and found none; set it to 1.0."
+        )
+    block_of = {name: block for name in taken for block in blocks if _below(name, block)}
+    order = [block for block in blocks if block in set(block_of.values())]
     parts: dict[str, tuple[int, list[str]]] = {}
     for position, name in enumerate(taken):
-        if name in block_of:
-            key, depth = f"{group}/{block_of[name]}", len(order) - 1 - order.index(block_of[name])
+        # what is defined between two blocks, such as a stage's downsampling, goes with the block after it
+        block = next((block_of[later] for later in taken[position:] if later in block_of), None)
+        started = any(earlier in block_of for earlier in taken[: position + 1])
+        if not started:
+            key, depth = f"{group}/stem", len(order)
+        elif block is None:
+            key, depth = group, 0
         else:
-            key, depth = (f"{group}/stem", len(order)) if position < first else (group, 0)
+            key, depth = f"{group}/{order.index(block)}", len(order) - 1 - order.index(block)
         parts.setdefault(key, (depth, []))[1].append(name)
     return parts
 

@@ -1,5 +1,6 @@
 import errno
 import os
+import random
 import subprocess
 import sys
 import textwrap
@@ -137,14 +138,36 @@ def test_without_a_readable_version_the_error_names_every_file(tmp_path):
         io.load_checkpoint(tmp_path / "other.ckpt")
 
 
-def test_leftovers_of_a_killed_save_go_with_the_next_load_or_save(tmp_path):
+def test_leftovers_of_a_killed_save_go_with_the_next_save(tmp_path):
     path = tmp_path / "run.ckpt"
     saved(path, [1, 2])
-    for act in (lambda: load_durably(path), lambda: save_durably(content(3), path, keep=2)):
-        (tmp_path / "run.ckpt.part").write_bytes(b"half")
-        (tmp_path / "run.previous.ckpt.part").write_bytes(b"half")
-        act()
-        assert names(tmp_path) == ["run.ckpt", "run.previous.ckpt"]
+    (tmp_path / "run.ckpt.part").write_bytes(b"half")
+    (tmp_path / "run.previous.ckpt.part").write_bytes(b"half")
+    save_durably(content(3), path, keep=2)
+    assert names(tmp_path) == ["run.ckpt", "run.previous.ckpt"]
+
+
+def test_loading_touches_nothing_so_a_run_may_save_at_the_same_time(tmp_path, monkeypatch):
+    saved(tmp_path / "run.ckpt", [1])
+    (tmp_path / "run.ckpt.part").write_bytes(b"being written by another process")
+    for call in ("unlink", "replace", "link", "open"):
+        monkeypatch.setattr(module.os, call, None)  # nothing of the disk but reading
+    assert load_durably(tmp_path / "run.ckpt")["number"] == 1
+    assert names(tmp_path) == ["run.ckpt", "run.ckpt.part"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_happens_to_its_bytes_a_file_is_read_right_or_gives_way(tmp_path, seed):
+    io, path = saved(tmp_path / "run.ckpt", [1, 2]), tmp_path / "run.ckpt"
+    good, draw = path.read_bytes(), random.Random(seed)
+    for _ in range(150):
+        data = bytearray(good)
+        start = draw.choice([0, len(data) - 700, draw.randrange(len(data))])  # the zip's lists stand at its ends
+        for position in range(start, min(start + draw.choice([1, 1, 4, 40]), len(data))):
+            data[position] = draw.randrange(256)
+        path.unlink(), path.write_bytes(data)
+        loaded = io.load_checkpoint(path)
+        assert loaded["number"] in (1, 2) and torch.equal(loaded["weights"], content(loaded["number"])["weights"])
 
 
 def test_removing_removes_the_versions(tmp_path):

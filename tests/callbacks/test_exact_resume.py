@@ -46,6 +46,7 @@ def test_the_run_goes_through_a_plateau_and_a_rollback(exact, tmp_path):
     assert whole["best"] == 4 and exact.differences(whole, whole) == []
 
 
+@pytest.mark.filterwarnings("ignore:The trainer ended before")
 def test_a_difference_would_be_seen(exact, tmp_path):
     whole, other = exact.fit(tmp_path / "a"), exact.fit(tmp_path / "b", max_epochs=3)
     found = exact.differences(whole, other)
@@ -66,6 +67,7 @@ def test_a_resume_from_every_save_is_bitwise_the_run_that_was_never_killed(exact
     assert {(stage, moment) for stage, moment, _ in results.values()} == wanted | {("finished", "epoch end")}
 
 
+@pytest.mark.filterwarnings("ignore:The trainer ended before")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_resume_bitwise_from_some_saves(exact, tmp_path, variant):
     results, _ = matrix(exact, tmp_path, chosen=lambda number: number % 7 == 3, **VARIANTS[variant])
@@ -73,6 +75,7 @@ def test_variants_resume_bitwise_from_some_saves(exact, tmp_path, variant):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The trainer ended before")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_resume_bitwise_from_every_save(exact, tmp_path, variant):
     results, _ = matrix(exact, tmp_path, **VARIANTS[variant])
@@ -284,6 +287,29 @@ def test_other_data_is_refused_with_the_difference(exact, tmp_path, monkeypatch)
     monkeypatch.setattr(exact.Noisy, "__len__", lambda self: 48)
     with pytest.raises(DataMismatchError, match=r"other data.*\n  samples: 64 in the checkpoint, 48 here"):
         exact.fit(tmp_path)
+
+
+def test_other_settings_are_refused_with_the_difference(exact, tiny, tmp_path):
+    def run(lr):
+        resume = ExactResume(str(tmp_path), settings={"seed": 0, "groups": {"clip": {"lr": lr}}})
+        trainer = tiny.make_trainer(tmp_path, [resume], max_epochs=1)
+        loader = ResumableDataLoader(exact.Noisy(), batch_size=16)
+        trainer.fit(tiny.TinyModule(scores=[1]), loader, tiny.loader(), ckpt_path=ExactResume.find(tmp_path))
+
+    run(1e-5)
+    with pytest.raises(ValueError, match=r"other settings.*\n  groups\.clip\.lr: 1e-05 in the checkpoint, 3e-06 here"):
+        run(3e-6)
+
+
+def test_hyper_parameters_that_no_checkpoint_opens_with_are_refused_before_training(exact, tiny, tmp_path):
+    class Objects(tiny.TinyModule):
+        def __init__(self, tool=None, size=1):
+            super().__init__(scores=[1])
+            self.save_hyperparameters()
+
+    trainer = tiny.make_trainer(tmp_path, [ExactResume(str(tmp_path))], max_epochs=1)
+    with pytest.raises(ValueError, match=r"hyper-parameters \['tool'\] hold objects.*ignore=\['tool'\]"):
+        trainer.fit(Objects(tool=Count()), ResumableDataLoader(exact.Noisy(), batch_size=16), tiny.loader())
 
 
 def test_another_number_of_processes_is_refused(exact, tmp_path):

@@ -96,6 +96,7 @@ def test_rollback_goes_to_a_healthy_evaluation_although_the_sick_ones_score_bett
     assert stages.progress.best == 8 and tiny.same(tiny.weights(module), seen.evaluations[1])
 
 
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint")
 def test_the_strikes_survive_a_resume(tiny, tmp_path):
     best = BestMedianCheckpoint(str(tmp_path), "run", monitor="val/score")
     fit(tiny, tmp_path, [POOR], best)

@@ -6,6 +6,7 @@ import timm
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy
+from omegaconf import OmegaConf
 
 from stagewise.callbacks import BestMedianCheckpoint, StagedUnfreezing
 from stagewise.callbacks.supported import is_supported
@@ -128,6 +129,11 @@ def test_a_stage_that_the_trainer_cuts_off_is_judged_as_well(tiny, staged, tmp_p
     tiny.fit(tmp_path, module, [stages, seen], max_epochs=3)
     assert tiny.same(tiny.weights(module), seen.evaluations[1])
     assert stages.reason is None and stages.progress.records[-1]["outcome"] == "rolled back"
+
+
+def test_stages_that_never_began_are_named(tiny, staged, tmp_path):
+    with pytest.warns(UserWarning, match=r"before the stages \['all'\] began; give it more epochs"):
+        tiny.fit(tmp_path, tiny.TinyModule(scores=[4]), [staged({"heads": HEADS, "all": BODY})], max_epochs=1)
 
 
 def test_a_stage_in_the_middle_is_undone_before_the_next_begins(tiny, staged, tmp_path):
@@ -274,6 +280,11 @@ def test_a_tied_parameter_is_open_when_either_of_its_names_is(tiny, staged):
 # --- refusals ---
 
 
+def test_hydra_s_own_lists_and_dicts_will_do(staged):
+    stages = OmegaConf.create({"a": {"open": ["heads"], "epochs": 1}, "b": {"open": {"body": ["0"]}}})
+    assert [stage.open for stage in staged(stages).stages] == [{"heads": True}, {"body": ["0"]}]
+
+
 @pytest.mark.parametrize(
     "stages, words",
     [
@@ -370,6 +381,7 @@ def test_state_loads_with_weights_only_and_is_plain(whole):
     assert state["StagedUnfreezing"]["index"] == 2 and len(state["StagedUnfreezing"]["records"]) == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint")
 def test_renamed_stages_and_groups_are_refused_with_the_difference(tiny, staged, whole, tmp_path):
     checkpoint = str(whole[0] / "run_epoch_3.ckpt")
     with pytest.raises(ValueError, match=r"other stages.*\n.*'more'.*\n.*'most'"):

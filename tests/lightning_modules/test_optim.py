@@ -3,10 +3,11 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 from torch import nn
 
-from stagewise.lightning_modules.optim import GroupedOptimizer
+from stagewise.lightning_modules.optim import GroupedOptimizer, block_paths
 from stagewise.lightning_modules.schedule import OpenedGroupSchedule, check_schedule
 
 ADAMW = partial(torch.optim.AdamW, weight_decay=0.5)
@@ -114,6 +115,29 @@ def test_a_group_has_its_own_weight_decay_and_scale():
     groups = {**GROUPS, "clip": {"modules": ["clip"], "lr": 0.01, "weight_decay": 0.0, "lr_scale": 0.5}}
     heads, clip = build(groups)[0].param_groups
     assert (heads["weight_decay"], clip["weight_decay"], clip["lr"]) == (0.5, 0.0, 0.005)
+
+
+@pytest.mark.parametrize(
+    "name, first, last, blocks",
+    [
+        ("resnet10t", "network.layer1.0", "network.layer4.0", 4),  # its stem is a longer list, of other things
+        ("resnet50", "network.layer1.0", "network.layer4.2", 16),
+        ("convnext_atto", "network.stages.0.blocks.0", "network.stages.3.blocks.1", 12),
+        ("vit_tiny_patch16_224", "network.blocks.0", "network.blocks.11", 12),
+    ],
+)
+def test_blocks_are_those_of_all_stages_in_order(name, first, last, blocks):
+    found = block_paths(nn.ModuleDict({"network": timm.create_model(name)}), ["network"])
+    assert (found[0], found[-1], len(found)) == (first, last, blocks)
+
+
+def test_layer_decay_falls_from_block_to_block_over_all_stages():
+    module = nn.ModuleDict({"network": timm.create_model("convnext_atto")})
+    groups = {"net": {"modules": ["network"], "lr": 1.0, "layer_decay": 0.5}}
+    made = GroupedOptimizer(partial(torch.optim.SGD), groups)(module)["optimizer"].param_groups
+    rate = {id(p): group["lr"] for group in made for p in group["params"]}
+    rates = [rate[id(p)] for p in module.parameters()]
+    assert rates == sorted(rates) and rates[0] == 0.5**12 and rates[-1] == 1.0 and len(set(rates)) == 13
 
 
 def test_layer_decay_makes_a_group_of_each_block():
