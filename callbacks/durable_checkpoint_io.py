@@ -197,7 +197,7 @@ class _KeepsError:
 
 
 def _write(content: Any, file: IO[bytes]) -> None:
-    target = _KeepsError(file)
+    target: Any = _KeepsError(file)
     try:
         torch.save(content, target)
     except RuntimeError:

@@ -47,7 +47,8 @@ def gather(trainer: Trainer, value: Any) -> list[Any]:
 
 def metrics_under_way(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
     """What this rank has measured of the present epoch: states of metrics and sums of ``self.log``."""
-    results, epoch = trainer.fit_loop.epoch_loop._results.values(), trainer.fit_loop.epoch_progress.current
+    results = trainer.fit_loop.epoch_loop._results.values()
+    epoch: Any = trainer.fit_loop.epoch_progress.current
     states = metric_states(module)
     if epoch.processed < epoch.ready:
         return {"metrics": states, "sums": [_sum_row(result) for result in results]}

@@ -61,7 +61,7 @@ class ResumableDataLoader(DataLoader[Any]):
         if isinstance(dataset, IterableDataset):
             raise StagewiseError("ResumableDataLoader needs a map-style dataset; an iterable one has no position.")
         if batch_sampler is not None:
-            self._order = getattr(batch_sampler, "sampler", None)
+            self._order: Any = getattr(batch_sampler, "sampler", None)
             order = {"batch_sampler": batch_sampler}
         else:
             chosen = sampler or (RandomSampler(dataset) if shuffle else SequentialSampler(dataset))
@@ -74,7 +74,8 @@ class ResumableDataLoader(DataLoader[Any]):
         self._start: tuple[int, int] | None = None
         self._epoch = self._batch = 0
         options = {"generator": torch.Generator(), **options}  # or its start would draw from the run's generator
-        self._inner = DataLoader(_SeededDataset(dataset), batch_sampler=_KeyedBatches(self), **options)
+        seeded: Any = _SeededDataset(dataset)
+        self._inner: DataLoader[Any] = DataLoader(seeded, batch_sampler=_KeyedBatches(self), **options)
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, number of its batches that were handed out, and what the data is; plain values."""
@@ -89,8 +90,10 @@ class ResumableDataLoader(DataLoader[Any]):
 
     def fingerprint(self) -> dict[str, Any]:
         """What has to be the same on a resume, as plain values."""
-        size = {"samples": len(self.dataset), "batches": len(self), "batch_size": self.batch_sampler.batch_size}
-        own = getattr(self.batch_sampler, "fingerprint", dict)
+        batches: Any = self.batch_sampler
+        dataset: Any = self.dataset
+        size = {"samples": len(dataset), "batches": len(self), "batch_size": batches.batch_size}
+        own = getattr(batches, "fingerprint", dict)
         return {**size, "seed": self.seed, "data_key": self.data_key, **own()}
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -109,7 +112,8 @@ class ResumableDataLoader(DataLoader[Any]):
                 f"each of the {world} processes would see the same samples; pass Trainer(use_distributed_sampler=True) "
                 "or a `batch_sampler` that divides them, such as GroupBalancedBatchSampler."
             )
-        for number, indices in enumerate(islice(self.batch_sampler, self._batch, None), self._batch):
+        batches: Any = self.batch_sampler
+        for number, indices in enumerate(islice(batches, self._batch, None), self._batch):
             yield _Batch(indices, (self.seed, rank, epoch, number))
 
 
