@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_warn
 
 from .durable_checkpoint_io import DurableCheckpointIO, versions
 from .evaluation import counts
@@ -112,7 +113,8 @@ class ExactResume(Checkpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Agrees on the seed; a run that was stopped stays stopped."""
-        check_plain(pl_module.hparams, "the module's")
+        for owner in (pl_module, trainer.datamodule):  # type: ignore[attr-defined]
+            check_plain(getattr(owner, "hparams", {}), type(owner).__name__)
         if any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs):
             raise ValueError("ReduceLROnPlateau cannot be resumed exactly; use GroupedOptimizer's schedule or stages.")
         if self._loaded is None:
@@ -137,6 +139,8 @@ class ExactResume(Checkpoint):
             restore_metrics(pl_module, own["metrics"])
             restore_logged_sums(trainer, pl_module, own["sums"])
             self._check_agreement(trainer)
+        elif trainer.global_step > 0:
+            rank_zero_warn("The checkpoint holds no state of ExactResume: the run goes on, but not bit for bit.")
         self._loaded = None
         self._reseed(trainer, "fetch")
 

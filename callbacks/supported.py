@@ -65,12 +65,12 @@ def check_plain(values: Any, owner: str) -> None:
     Raises:
         ValueError: names them.
 
-    >>> check_plain({"lr": 0.1, "sizes": [1, 2]}, "the module's")
+    >>> check_plain({"lr": 0.1, "sizes": [1, 2]}, "Classifier")
     """
     bad = [name for name, value in dict(values).items() if not _opens(value)]
     if bad:
         raise ValueError(
-            f"{owner} hyper-parameters {bad} hold objects, and a checkpoint with them cannot be opened safely; "
+            f"{owner}: the hyper-parameters {bad} hold objects, and a checkpoint with them cannot be opened safely; "
             f"call save_hyperparameters(ignore={bad}), or keep plain values."
         )
 

@@ -289,6 +289,16 @@ def test_other_data_is_refused_with_the_difference(exact, tmp_path, monkeypatch)
         exact.fit(tmp_path)
 
 
+def test_a_checkpoint_of_another_making_goes_on_with_a_warning(exact, tiny, tmp_path):
+    trainer = tiny.make_trainer(tmp_path, [], max_epochs=1)
+    trainer.fit(tiny.TinyModule(scores=[1]), tiny.loader(), tiny.loader())
+    trainer.save_checkpoint(tmp_path / "plain.ckpt")
+    again = tiny.make_trainer(tmp_path, [ExactResume(str(tmp_path))], max_epochs=2)
+    loader = ResumableDataLoader(exact.Noisy(), batch_size=16)
+    with pytest.warns(UserWarning, match="no state of ExactResume: the run goes on, but not bit for bit"):
+        again.fit(tiny.TinyModule(scores=[1]), loader, tiny.loader(), ckpt_path=tmp_path / "plain.ckpt")
+
+
 def test_other_settings_are_refused_with_the_difference(exact, tiny, tmp_path):
     def run(lr):
         resume = ExactResume(str(tmp_path), settings={"seed": 0, "groups": {"clip": {"lr": lr}}})
@@ -308,7 +318,7 @@ def test_hyper_parameters_that_no_checkpoint_opens_with_are_refused_before_train
             self.save_hyperparameters()
 
     trainer = tiny.make_trainer(tmp_path, [ExactResume(str(tmp_path))], max_epochs=1)
-    with pytest.raises(ValueError, match=r"hyper-parameters \['tool'\] hold objects.*ignore=\['tool'\]"):
+    with pytest.raises(ValueError, match=r"Objects: the hyper-parameters \['tool'\] hold objects.*ignore=\['tool'\]"):
         trainer.fit(Objects(tool=Count()), ResumableDataLoader(exact.Noisy(), batch_size=16), tiny.loader())
 
 
