@@ -108,9 +108,9 @@ def main(cfg: DictConfig) -> float | None:
     try:
         with one_line_errors():
             return run(cfg)
-    except SystemExit as left:
-        if left.code == PREEMPTED:
-            log.warning("%s; go on with resume=auto", left)
+    except SystemExit as end:
+        if end.code == PREEMPTED:
+            log.warning("go on with the same command and resume=auto")
         raise
 
 

@@ -127,10 +127,16 @@ class ExactResume(Checkpoint):
         trainer.should_stop = trainer.should_stop or self._loaded["stopped"]
         restore_logged_values(trainer, self._loaded["logged"])
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes SIGTERM over: the first hook after Lightning has."""
+        self._notice.listen()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts the loader and the metrics where they were."""
         self._steps = trainer.global_step
         self._notice.listen()
+        if self._must_leave(trainer):
+            raise self._leaving(trainer, None)
         leave_ended_epoch(trainer)
         loader = _loader_of(trainer)
         if self._loaded is not None:
@@ -223,10 +229,13 @@ class ExactResume(Checkpoint):
 
     def _leave(self, trainer: Trainer) -> None:
         self._save(trainer)
-        left = Preempted(trainer.global_rank, self.path)
+        raise self._leaving(trainer, self.path)
+
+    def _leaving(self, trainer: Trainer, path: str | None) -> Preempted:
+        left = Preempted(trainer.global_rank, path)
         if trainer.is_global_zero:
-            log.warning("%s; run the same command again, with ckpt_path=ExactResume.find(…)", left.reason)
-        raise left
+            log.warning("%s; the same command goes on from there", left.reason)
+        return left
 
     def _reseed(self, trainer: Trainer, moment: str) -> None:
         reseed(self.seed, trainer.global_rank, moment, trainer.fit_loop.total_batch_idx)

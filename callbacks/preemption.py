@@ -15,16 +15,16 @@ class Preempted(SystemExit):
 
     Args:
         rank: global rank of this process.
-        path: the checkpoint to go on from.
+        path: the checkpoint to go on from; ``None`` before the first step, where there is nothing new to save.
 
     >>> Preempted(0, "runs/resume.ckpt").code
     75
     """
 
-    def __init__(self, rank: int, path: str) -> None:
+    def __init__(self, rank: int, path: str | None) -> None:
         super().__init__(EXIT_CODE if rank == 0 else 0)
         self.path = path
-        self.reason = f"preempted by SIGTERM, saved as {path}"
+        self.reason = "preempted by SIGTERM, " + (f"saved as {path}" if path else "before the first step")
 
     def __str__(self) -> str:
         return self.reason

@@ -1,10 +1,13 @@
+import os
+import signal
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import FSDPStrategy
 
-from stagewise.callbacks import DurableCheckpointIO, ExactResume
+from stagewise.callbacks import DurableCheckpointIO, ExactResume, Preempted
 from stagewise.datamodules import ResumableDataLoader
 from stagewise.datamodules.errors import DataMismatchError
 
@@ -133,6 +136,19 @@ def test_two_processes_resume_bitwise_from_every_save(spawned, tmp_path):
 @pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_saves_and_ends_both(spawned, tmp_path):
     assert spawned("processes.py", "preempt", tmp_path, 2) == {"codes": [75, 0], "resumed": [0, 0], "different": []}
+
+
+def test_sigterm_in_the_sanity_check_ends_the_run_before_the_first_step(exact, tiny, tmp_path):
+    class Terminate(tiny.TinyModule):
+        def validation_step(self, batch, batch_idx):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer = tiny.make_trainer(tmp_path, [ExactResume(str(tmp_path))], num_sanity_val_steps=1)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted, match="before the first step") as left:
+        trainer.fit(Terminate(scores=[1]), ResumableDataLoader(exact.Noisy(), batch_size=8), tiny.loader())
+    assert left.value.code == 75 and trainer.global_step == 0
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # --- what it does ---
