@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from .durable_checkpoint_io import save_durably, versions
+from .durable_files import save_durably, versions
 from .trainable import clear_gradients
 
 

@@ -12,7 +12,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
-from .durable_checkpoint_io import DurableCheckpointIO, versions
+from .durable_checkpoint_io import DurableCheckpointIO
+from .durable_files import versions
 from .evaluation import counts
 from .preemption import Preempted, PreemptionNotice
 from .run_state import (

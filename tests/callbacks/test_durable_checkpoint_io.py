@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from stagewise.callbacks import DurableCheckpointIO
-from stagewise.callbacks import durable_checkpoint_io as module
-from stagewise.callbacks.durable_checkpoint_io import damage_of, load_durably, save_durably
+from stagewise.callbacks import durable_files as module
+from stagewise.callbacks.durable_files import damage_of, load_durably, save_durably
 
 
 def content(number):
@@ -88,7 +88,7 @@ def test_a_save_that_was_killed_between_two_names_loses_no_version(tmp_path, mon
 
 
 def test_a_file_system_without_links_keeps_versions_too(tmp_path, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **options):
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(module.os, "link", refuse)
@@ -224,3 +224,16 @@ def test_addresses_and_wrong_numbers_are_refused():
         DurableCheckpointIO().save_checkpoint({}, "memory://run.ckpt")
     with pytest.raises(ValueError, match="`keep` must be at least 1"):
         DurableCheckpointIO(keep=0)
+
+
+def test_a_file_system_without_unnamed_files_will_do(tmp_path, monkeypatch):
+    real = os.open
+
+    def refuse(path, flags, *rest, **options):
+        if flags & getattr(os, "O_TMPFILE", 0) == getattr(os, "O_TMPFILE", -1):
+            raise OSError(errno.EOPNOTSUPP, "no unnamed files here")
+        return real(path, flags, *rest, **options)
+
+    monkeypatch.setattr(module.os, "open", refuse)
+    saved(tmp_path / "run.ckpt", [1, 2])
+    assert {name: number_in(tmp_path / name) for name in names(tmp_path)} == {"run.ckpt": 2, "run.previous.ckpt": 1}

@@ -25,7 +25,7 @@ def killed(folder, kills, megabytes):
 def check(figures, kills):
     timed, steps = (figures["kills"][kind]["durable"] for kind in ("timed", "steps"))
     assert len(timed["kills"]) == kills and len(steps["kills"]) > 5
-    assert any("open run.ckpt.part" in kill["after"] for kill in steps["kills"])
+    assert any("run.ckpt.part" in kill["after"] for kill in steps["kills"])
     for found in (timed["found"], steps["found"]):
         assert not any(found[loss] for loss in (*LOSSES, "orphans after the restart"))
     outcomes = {name: seen["durable"] for name, seen in figures["refusals"].items() if "skipped" not in seen["durable"]}
