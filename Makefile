@@ -4,6 +4,8 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DEMO := checkpoints/demo
 PACKAGES := stagewise.callbacks stagewise.datamodules stagewise.lightning_modules stagewise.sweep
+# two workers; tests that share what one of them trained stay together, the longest first
+IN_TWO := -n 2 --dist loadgroup tests/test_train.py tests
 PHASES := geopak_phase0,geopak_phase1,geopak_phase2
 
 .PHONY: setup demo test test-all lint lock clean
@@ -27,10 +29,10 @@ demo: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --quiet --doctest-modules --pyargs $(PACKAGES)
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow" -n 2
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow" $(IN_TWO)
 
 test-all: $(READY)
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(IN_TWO)
 
 lint: $(READY)
 	$(PYTHON) -m ruff check .

@@ -114,11 +114,6 @@ def test_sigterm_saves_and_leaves_with_75_and_the_run_goes_on(spawned, tmp_path)
     assert done == {"codes": [75], "resumed": [0], "different": []}
 
 
-def test_a_few_kills_at_random_moments_change_nothing(spawned, tmp_path):
-    done = spawned("processes.py", "kills", tmp_path, 1, 3, 0)
-    assert done["kills"] == 3 and done["completed"] >= 1 and done["different"] == []
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2])
 def test_twenty_kills_at_random_moments_change_nothing(spawned, tmp_path, world):
