@@ -4,8 +4,7 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DEMO := checkpoints/demo
 PACKAGES := stagewise.callbacks stagewise.datamodules stagewise.lightning_modules stagewise.sweep
-# two workers; tests that share what one of them trained stay together, the longest first
-IN_TWO := -n 2 --dist loadgroup tests/test_train.py tests
+IN_TWO := -n 2 --dist loadgroup  # tests that share what one of them trained stay together
 PHASES := geopak_phase0,geopak_phase1,geopak_phase2
 
 .PHONY: setup demo test test-all lint lock clean

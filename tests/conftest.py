@@ -21,3 +21,7 @@ def wheel(tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stderr[-3000:]
     (built,) = folder.glob("*.whl")
     return built
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name != "test_train.py")  # the longest group starts first
