@@ -35,6 +35,8 @@ def run(cfg: DictConfig) -> float | None:
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
     module.provenance = {"datamodule": OmegaConf.to_container(cfg.datamodule, resolve=True), "experiment": cfg.name}
     checkpoint, folder = resume_from(cfg, callbacks), Path(cfg.run_dir)
+    if checkpoint:
+        log.info("going on from %s", checkpoint)
     goes_on = checkpoint is not None and Path(checkpoint).absolute().parent == folder.absolute()
     with nullcontext() if goes_on else fresh_folder(folder):
         loggers = [instantiate(c) for c in (cfg.get("logger") or {}).values()]

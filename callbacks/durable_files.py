@@ -47,18 +47,24 @@ def save_durably(content: Any, path: str | Path, keep: int = 1) -> None:
 
 
 def load_durably(path: str | Path, map_location: Any = "cpu", weights_only: bool = True) -> Any:
-    """Reads what :func:`save_durably` wrote, the newest version whose checksums are right."""
+    """Reads what :func:`save_durably` wrote, the newest version whose checksums are right.
+
+    Args:
+        path: of the newest version.
+        map_location: as of ``torch.load``, and so is ``weights_only``.
+        weights_only: refuses whatever would run code.
+
+    Raises:
+        FileNotFoundError: there is no version of it.
+        OSError: every version is damaged; names all of them.
+    """
     path, damage = Path(path), list[str]()
     for version in versions(path):
         problem = damage_of(version)
         if problem is None:
             try:
                 content = torch.load(version, map_location=map_location, weights_only=weights_only)
-            except (
-                RuntimeError,
-                EOFError,
-                ValueError,
-            ) as error:  # what the checksums do not cover: the zip's own lists
+            except (RuntimeError, EOFError, ValueError) as error:  # the zip's own lists have no checksum
                 problem = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
             else:
                 if damage or version != path:
