@@ -1,0 +1,1 @@
+"""Data of the landslide family: rasters, channels, splits, tiles."""

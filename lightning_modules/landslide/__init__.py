@@ -1,0 +1,1 @@
+"""Landslide susceptibility: network, losses, inference, evaluation."""
