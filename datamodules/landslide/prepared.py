@@ -83,7 +83,5 @@ class PreparedArea:
     def __enter__(self) -> "PreparedArea":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
