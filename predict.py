@@ -1,17 +1,17 @@
-"""Answers for new pictures: ``python predict.py checkpoint=… input=FOLDER output=FOLDER``."""
+"""Answers for new pictures or rasters: ``python predict.py checkpoint=… input=FOLDER output=FOLDER``."""
 
 import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from stagewise.train import one_line_errors
+from stagewise.train import given, one_line_errors
 
 
 def run(cfg: DictConfig) -> int:
     """Writes the answers into ``output`` and returns how many there are."""
     module = instantiate(cfg.module)
-    answers = module.predict_folder(cfg.input, cfg.output, **cfg.options)
-    print(f"{len(answers)} pictures answered; written to {cfg.output}")
+    answers = module.predict_folder(cfg.input, cfg.output, **given(cfg.options))
+    print(f"{len(answers)} answered; written to {cfg.output}")
     return len(answers)
 
 

@@ -3,6 +3,8 @@
 import csv
 import json
 import logging
+import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 log = logging.getLogger("stagewise.sweep")
+_OWN_COLUMNS = ("job", "status", "monitor", "mode", "score", "run_dir")
 _OWN_FOLDER = "run_dir=${hydra:runtime.output_dir}"
 
 
@@ -55,6 +58,7 @@ class SweepReport(Callback):
             "monitor": config.monitor.name,
             "mode": config.monitor.mode,
             "score": job_return._return_value if done else None,
+            **tested(_run_dir(config, job_return), config.get("table") or []),
             "run_dir": _run_dir(config, job_return),
         }
         folder = Path(job_return.hydra_cfg.hydra.runtime.output_dir)
@@ -70,18 +74,59 @@ class SweepReport(Callback):
         if len({row["monitor"] for row in rows}) == 1:
             sign = 1 if rows[0]["mode"] == "min" else -1
             rows.sort(key=lambda row: (row["score"] is None, sign * (row["score"] or 0)))
-        names = list(dict.fromkeys(key for row in rows for key in row))
-        with open(folder / "sweep.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(rows)
+        _write(folder / "sweep.csv", rows)
         for row in rows:
             score = f"{row['score']:.4f}" if row["score"] is not None else row["status"]
-            keys = [
-                f"{k}={v}" for k, v in row.items() if k not in ("job", "status", "monitor", "mode", "score", "run_dir")
-            ]
+            keys = [f"{k}={_short(v)}" for k, v in row.items() if k not in _OWN_COLUMNS]
             log.info("%s %s  %s  %s", row["monitor"], score, " ".join(keys), row["run_dir"])
         log.info("written: %s", folder / "sweep.csv")
+        if repeated := [key for key in config.get("repeats") or [] if any(key in row for row in rows)]:
+            summary = summarise(rows, repeated)
+            _write(folder / "sweep_summary.csv", summary)
+            for row in summary:
+                log.info("mean over %s: %s", ", ".join(repeated), " ".join(f"{k}={_short(v)}" for k, v in row.items()))
+            log.info("written: %s", folder / "sweep_summary.csv")
+
+
+def tested(run_dir: str, names: Iterable[str]) -> dict[str, float]:
+    """Those figures of the run's own test that stand in the table."""
+    path = Path(run_dir) / "evaluation_test" / "metrics.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    return {f"test/{name}": found[f"test/{name}"] for name in names if f"test/{name}" in found}
+
+
+def summarise(rows: list[dict[str, Any]], repeated: list[str]) -> list[dict[str, Any]]:
+    """Mean and standard deviation over the runs that differ in seed or fold alone.
+
+    >>> runs = [{"seed": "1", "lr": "a", "score": 1.0}, {"seed": "2", "lr": "a", "score": 3.0}]
+    >>> summarise(runs, ["seed"])
+    [{'lr': 'a', 'runs': 2, 'score mean': 2.0, 'score sd': 1.4142135623730951}]
+    """
+    groups: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        own = tuple((k, v) for k, v in row.items() if isinstance(v, str) and k not in (*repeated, *_OWN_COLUMNS))
+        groups.setdefault(own, []).append(row)
+    summary = []
+    for own, members in groups.items():
+        numbers = {k: [m[k] for m in members if isinstance(m.get(k), float)] for k in members[0]}
+        figures: dict[str, Any] = {}
+        for key, values in numbers.items():
+            if values:
+                figures[f"{key} mean"] = statistics.fmean(values)
+                figures[f"{key} sd"] = statistics.stdev(values) if len(values) > 1 else None
+        summary.append({**dict(own), "runs": len(members), **figures})
+    return summary
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _run_dir(config: DictConfig, job_return: JobReturn) -> str:

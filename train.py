@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import hydra
 import lightning as L
@@ -46,6 +47,8 @@ def run(cfg: DictConfig) -> float | None:
     if best:
         trainer.validate(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
         score = trainer.callback_metrics[cfg.monitor.name].item()
+        if callable(finish := getattr(module, "finish", None)):
+            finish(trainer, datamodule, best, cfg.run_dir)  # what only a finished model can have, such as a calibration
     for flag in (c.reason for c in callbacks if getattr(c, "red_flag", False) and c.reason):
         log.error("%s ended by a red flag: %s", cfg.name, flag)
     return score
@@ -102,6 +105,12 @@ def check_writable(folder: Path) -> None:
         (folder / ".probe").unlink()
     except OSError as error:
         raise OSError(f"cannot write to run_dir='{folder}' ({error.strerror}); pass paths.checkpoints=DIR.") from error
+
+
+def given(options: DictConfig) -> dict[str, Any]:
+    """Those options that are not null, as plain values: null is the default of whoever takes them."""
+    plain = OmegaConf.to_container(options, resolve=True)
+    return {str(key): value for key, value in plain.items() if value is not None}  # type: ignore[union-attr]
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -16,13 +16,16 @@ A batch is a dict; every key has one meaning in all families:
 """
 
 from .geolocation.datamodule import GeneratedGeolocationDataModule, GeolocationDataModule
+from .landslide.datamodule import GeneratedLandslideDataModule, LandslideDataModule
 from .loaders import ReplayableSampler, ResumableDataLoader
 from .samplers import GroupBalancedBatchSampler
 
 __all__ = [
     "GeneratedGeolocationDataModule",
+    "GeneratedLandslideDataModule",
     "GeolocationDataModule",
     "GroupBalancedBatchSampler",
+    "LandslideDataModule",
     "ReplayableSampler",
     "ResumableDataLoader",
 ]

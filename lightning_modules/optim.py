@@ -30,6 +30,7 @@ class GroupedOptimizer:
             and ``layer_decay`` (``lr * layer_decay**depth``; each block inside the group, see :func:`block_paths`,
             becomes a group of its own named ``clip/11``; the last block has depth 0, what is defined before the blocks,
             named ``clip/stem``, one more than the first block, and what is defined after them keeps the name ``clip``).
+            A group that is ``None`` is left out.
         schedule: ``shape`` (constant, cosine to 0 after the last step of the fit, step), ``warmup_steps`` (linear),
             ``clock`` (group: steps since the group opened, global: steps of the fit), and for step ``at_epoch`` (an
             epoch or a list, counted by the clock) and ``factor``. ``None``: constant.
@@ -52,14 +53,14 @@ class GroupedOptimizer:
     def __init__(
         self,
         factory: Callable[[list[dict[str, Any]]], Optimizer],
-        groups: Mapping[str, Mapping[str, Any]],
+        groups: Mapping[str, Mapping[str, Any] | None],
         schedule: Mapping[str, Any] | None = None,
         prefix: str = "",
     ) -> None:
-        for name, group in groups.items():
-            _check_group(name, group)
         self.factory = factory
-        self.groups = {name: dict(group) for name, group in groups.items()}
+        self.groups = {name: dict(group) for name, group in groups.items() if group is not None}
+        for name, group in self.groups.items():
+            _check_group(name, group)
         self.schedule = check_schedule(dict(schedule or {}))
         self.prefix = prefix
 

@@ -1,0 +1,241 @@
+"""The data module of landslide susceptibility."""
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader, RandomSampler
+
+from ..errors import StagewiseError
+from ..loaders import ResumableDataLoader
+from .areas import area_cache, find_areas, open_areas
+from .augmentation import TileAugmentation
+from .channel_maker import make_channels
+from .channels import RECIPE, ChannelList
+from .label_raster import make_labels
+from .normalisation import describe
+from .prepared import PreparedArea
+from .spatial_splits import SpatialSplits
+from .tile_dataset import TileDataset
+from .tile_sampler import rare_class_sampler
+from .tile_smote import TileSmote
+from .tiles import TileTable, eval_tiles, label_counts, train_tiles
+
+log = logging.getLogger(__name__)
+CELLS_PER_TILE = 4
+KNOWN: dict[str, dict[str, Any]] = {
+    "channels": {"names": None, "inputs": None, "settings": None},
+    "labels": {"classes": ["low", "medium", "high"], "settings": None},
+    "tiles": {"px": 256, "stride": None, "min_labelled": 1},
+    "splits": {
+        "method": "blocks",
+        "block_px": None,
+        "buffer_px": None,
+        "shares": None,
+        "folds": 5,
+        "test_area": None,
+        "seed": 0,
+    },
+    "rare": {"class": "medium", "sampler": None, "smote": None},
+    "loader": {"batch_size": 4, "tiles_per_epoch": None, "num_workers": 0, "jitter": [0.4, 0.4, 0.4]},
+}
+
+
+class LandslideDataModule(L.LightningDataModule):
+    """Rasters -> channels and labels on disk -> buffered splits -> train tiles, and what a model must know of them.
+
+    Args:
+        root: folder with ``dtm.tif``, ``ortho.tif``, ``landcover.tif``, ``attributes.tif`` (what the channels need)
+            and ``labels.tif``, ``labels.gpkg`` or ``labels.csv``, or with such a folder for each area.
+        channels: ``{names, inputs, settings}``: None is the recipe's 28; files with other names; windows in metres.
+        labels: ``{classes, settings}``: names from low to high; see :func:`~.label_raster.make_labels`.
+        tiles: ``{px, stride, min_labelled}``: side, step, labelled pixels that a train tile must hold.
+        splits: ``{method, block_px, buffer_px, shares, folds, test_area, seed}`` of :meth:`SpatialSplits.make`.
+        fold: that is the test; None goes by the shares.
+        rare: ``{class, sampler, smote}``, or None; ``sampler`` ``{target_share, max_repeats}`` of
+            :func:`~.tile_sampler.rare_class_sampler`, ``smote`` the arguments of :class:`TileSmote`.
+        loader: ``{batch_size, tiles_per_epoch, num_workers, jitter}``.
+        cache_dir: for what is made of the rasters.
+        seed: of the run: order and augmentation. The splits have a seed of their own, so that an ensemble shares them.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        channels: dict[str, Any] | None = None,
+        labels: dict[str, Any] | None = None,
+        tiles: dict[str, Any] | None = None,
+        splits: dict[str, Any] | None = None,
+        fold: int | None = None,
+        rare: dict[str, Any] | None = None,
+        loader: dict[str, Any] | None = None,
+        cache_dir: str = ".cache/stagewise",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root, self.fold, self.cache_dir, self.seed = Path(root), fold, Path(cache_dir), seed
+        self.channel_options, self.labels = _known("channels", channels), _known("labels", labels)
+        self.tiles, self.split_options = _known("tiles", tiles), _known("splits", splits)
+        self.rare = _known("rare", rare) if rare else None
+        self.loader = _known("loader", loader)
+        self.classes = [str(name) for name in self.labels["classes"]]
+        if self.rare and self.rare["class"] not in self.classes:
+            raise StagewiseError(
+                f"`rare.class` is '{self.rare['class']}', not one of {self.classes}; or set rare=null."
+            )
+        self.channels = ChannelList(self.channel_options["names"] or RECIPE)
+        self.schema: dict[str, Any] | None = None
+        self.areas: dict[str, PreparedArea] = {}
+        self.splits: SpatialSplits | None = None
+
+    # --- rasters ---
+
+    def targets(self) -> dict[str, Path]:
+        """Where each area's channels and labels lie."""
+        found = find_areas(self.root, self.channels, self.channel_options["inputs"])
+        rest = [self.channel_options[key] for key in ("inputs", "settings")]
+        return {
+            name: area_cache(self.cache_dir, folder, self.channels.names, *rest, self.labels)
+            for name, folder in found.items()
+        }
+
+    def prepare_data(self) -> None:
+        """Makes the channels and label rasters that are not there yet; goes on where an earlier run was stopped."""
+        folders = find_areas(self.root, self.channels, self.channel_options["inputs"])
+        for name, target in self.targets().items():
+            options = {key: self.channel_options[key] for key in ("inputs", "settings")}
+            grid = make_channels(folders[name], self.channels, target, **options)
+            make_labels(folders[name], grid, self.classes, target, self.labels["settings"])
+
+    def setup(self, stage: str) -> None:
+        """Opens the areas, and makes the splits and statistics unless a checkpoint's were adopted."""
+        self.areas = open_areas(self.targets(), self.channels)
+        if self.schema is None:
+            self.splits = self._make_splits()
+            self.schema = self._make_schema(self.splits)
+        elif self.splits is None:
+            self.splits = SpatialSplits.from_plain(self.schema["splits"])
+
+    def adopt(self, schema: dict[str, Any]) -> None:
+        """Takes a checkpoint's splits and statistics, so that nothing is fitted."""
+        self.schema, self.channels = schema, ChannelList(schema["channels"])
+        self.classes, self.splits = list(schema["classes"]), SpatialSplits.from_plain(schema["splits"])
+
+    def _make_splits(self) -> SpatialSplits:
+        cell_px = max(1, int(self.tiles["px"]) // CELLS_PER_TILE)
+        options = {k: v for k, v in self.split_options.items() if v is not None}
+        if options.get("method", "blocks") in ("area", "random"):
+            options.pop("folds", None)
+        if block_px := options.pop("block_px", None):
+            options["block_cells"] = max(1, int(block_px) // cell_px)
+        counts = {name: label_counts(area, cell_px, len(self.classes)) for name, area in self.areas.items()}
+        size_m = next(iter(self.areas.values())).pixel_size_m
+        return SpatialSplits.make(counts, cell_px, int(self.tiles["px"]), size_m, fold=self.fold, **options)
+
+    def _make_schema(self, splits: SpatialSplits) -> dict[str, Any]:
+        return {
+            "channels": list(self.channels.names),
+            "classes": self.classes,
+            "pixel_size_m": next(iter(self.areas.values())).pixel_size_m,
+            "tile_px": int(self.tiles["px"]),
+            **describe(self.areas, splits),
+            "channel_options": {key: self.channel_options[key] for key in ("inputs", "settings")},
+            "class_count": [int(n) for n in splits.counts["train"]],
+            "splits": splits.to_plain(),
+            "areas": {name: area.crs for name, area in self.areas.items()},
+        }
+
+    # --- tiles ---
+
+    def table(self, split: str) -> TileTable:
+        """The tiles of a split; those of train overlap, those of the others cover it once."""
+        assert self.splits is not None
+        px = int(self.tiles["px"])
+        if split != "train":
+            return eval_tiles(self.areas, self.splits, split, px)
+        stride = int(self.tiles["stride"] or px)
+        return train_tiles(self.areas, self.splits, px, stride, int(self.tiles["min_labelled"]))
+
+    def train_dataset(self) -> TileDataset:
+        """The train tiles and, behind them, the synthetic ones."""
+        assert self.splits is not None and self.schema is not None
+        light = TileAugmentation(self.channels, *self.loader["jitter"])
+        table = self.table("train")
+        dataset = TileDataset(self.areas, table, self.splits, light)
+        synthetic = None
+        if self.rare and self.rare["smote"]:
+            source = dataset.source(self.schema["mean"], self.schema["std"], self.data_key())
+            smote = TileSmote(rare_class=self._rare_position(), **self.rare["smote"])
+            synthetic = smote.make(source, self.cache_dir / "landslide")
+            dataset = TileDataset(self.areas, table, self.splits, light, synthetic)
+        dataset.tiles.write_csv(next(iter(self.targets().values())).parent / "train_tiles.csv")
+        return dataset
+
+    def _rare_position(self) -> int:
+        return self.classes.index(self.rare["class"])  # type: ignore[index]
+
+    def data_key(self) -> str:
+        """Names rasters, settings and splits: other data, another key."""
+        assert self.schema is not None
+        made = [(target / "channels.json").read_text() for target in self.targets().values()]
+        content = json.dumps([made, self.labels, self.tiles, self.schema["splits"]], sort_keys=True)
+        return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+
+    # --- loaders ---
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Tiles drawn so that the rare class has its share."""
+        dataset = self.train_dataset()
+        draws = int(self.loader["tiles_per_epoch"] or len(dataset))
+        sampler: Any = RandomSampler(dataset, replacement=draws > len(dataset), num_samples=draws)
+        if self.rare and self.rare["sampler"]:
+            counts = dataset.tiles.counts
+            sampler = rare_class_sampler(counts, self._rare_position(), draws=draws, **self.rare["sampler"])
+        own = {"sampler": sampler, "seed": self.seed, "data_key": self.data_key(), "drop_last": True}
+        return self._loader(dataset, ResumableDataLoader, **own)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The labelled pixels of val, each once."""
+        assert self.splits is not None
+        return self._loader(TileDataset(self.areas, self.table("val"), self.splits), DataLoader)
+
+    def _loader(self, dataset: TileDataset, kind: Any, **options: Any) -> DataLoader[Any]:
+        workers = int(self.loader["num_workers"])
+        shared = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
+        loader: DataLoader[Any] = kind(dataset, batch_size=int(self.loader["batch_size"]), **shared, **options)
+        return loader
+
+
+class GeneratedLandslideDataModule(LandslideDataModule):
+    """The same on generated terrain, for demonstrations and tests.
+
+    Args:
+        generated: ``{root, …}`` and arguments of :func:`write_generated_landslides`. The terrain is written when
+            ``root`` is that folder; any other ``root`` must exist, so a mistyped path is an error.
+        options: of :class:`LandslideDataModule`.
+    """
+
+    def __init__(self, root: str, generated: dict[str, Any], **options: Any) -> None:
+        super().__init__(root, **options)
+        self.generated = dict(generated)
+
+    def prepare_data(self) -> None:
+        """Writes the generated areas that are not there yet, then goes on as with real ones."""
+        from .generated import write_generated_landslides
+
+        options = dict(self.generated)
+        target = options.pop("root")
+        if os.path.abspath(target) == os.path.abspath(self.root):
+            write_generated_landslides(self.root, **options)
+        super().prepare_data()
+
+
+def _known(name: str, given: dict[str, Any] | None) -> dict[str, Any]:
+    if unknown := sorted(set(given or {}) - set(KNOWN[name])):
+        raise StagewiseError(f"`{name}` has unknown key(s) {unknown}; known: {', '.join(KNOWN[name])}.")
+    return KNOWN[name] | {key: value for key, value in (given or {}).items() if value is not None}

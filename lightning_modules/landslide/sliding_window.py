@@ -1,0 +1,246 @@
+"""A network over a raster of any size: overlapping windows, blended smoothly, in memory that does not grow with it.
+
+The raster is cut into column blocks a few thousand pixels wide. Down a block, a strip one window high holds the sums;
+rows that no further window touches are final and are written at once. What two blocks share is predicted twice: one
+column of windows in ten at 4096 pixels, nothing for rasters up to that width. Carrying the sums across on disk instead
+would save it, but its files would have to survive a kill together with the strip.
+"""
+
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...datamodules.errors import StagewiseError
+from ...datamodules.landslide.prepared import Window
+
+Infer = Callable[[Tensor], Tensor]
+Read = Callable[[Window], NDArray[np.float32]]
+Write = Callable[[Window, NDArray[np.float32]], None]
+BLOCK_PX = 4096
+
+
+class Tiling(NamedTuple):
+    """How a raster is cut.
+
+    Args:
+        window: side of the windows in pixels.
+        overlap: of neighbouring windows; at most half a window.
+        batch: windows a call.
+        block: width of the strip in pixels, which bounds the memory.
+    """
+
+    window: int = 512
+    overlap: int = 128
+    batch: int = 4
+    block: int = BLOCK_PX
+
+
+TILING = Tiling()
+
+
+class Axis:
+    """Where windows lie along one side of the raster, and what each weighs there.
+
+    Weights rise and fall as a squared sine over the overlap, are positive everywhere, and those of all windows over a
+    pixel add up to 1: nothing needs to be divided afterwards, and the raster's edge weighs as much as its middle.
+
+    Args:
+        length: of the side.
+        window: side of a window; the last window is moved back to end with the raster.
+        overlap: of neighbours.
+
+    >>> axis = Axis(1000, window=512, overlap=128)
+    >>> axis.starts, tuple(axis.weights.shape)
+    ([0, 384, 488], (3, 512))
+    """
+
+    def __init__(self, length: int, window: int, overlap: int) -> None:
+        regular = range(0, max(length - window, 0), window - overlap)
+        self.starts = [*regular, max(length - window, 0)]
+        self.bounds = [*self.starts, length]
+        self.window, self.overlap = window, overlap
+        ramp = np.ones(window)
+        rise = np.sin(np.pi / 2 * (np.arange(overlap) + 0.5) / max(overlap, 1)) ** 2
+        ramp[:overlap] *= rise
+        ramp[window - overlap :] *= rise[::-1]
+        total = np.zeros(max(length, window))
+        for start in self.starts:
+            total[start : start + window] += ramp
+        self.weights = torch.from_numpy(np.stack([ramp / total[s : s + window] for s in self.starts])).float()
+
+    def touching(self, begin: int, end: int) -> list[int]:
+        """Windows that share a pixel with [begin, end)."""
+        return [i for i, start in enumerate(self.starts) if start < end and start + self.window > begin]
+
+    def blocks(self, width: int) -> list[tuple[int, int]]:
+        """Pixels [begin, end) of equal runs of windows, none wider than ``width`` by more than a window."""
+        most = len(Axis(width, self.window, self.overlap).starts)
+        edges = np.linspace(0, len(self.starts), -(-len(self.starts) // most) + 1).round().astype(int)
+        return [(self.bounds[a], self.bounds[b]) for a, b in pairwise(edges.tolist())]
+
+
+class _Strip:
+    """Sums of the windows over the rows [top, top + window) of a block."""
+
+    def __init__(self, begin: int, end: int, window: int) -> None:
+        self.begin, self.end, self.window, self.top = begin, end, window, 0
+        self.sums: Tensor | None = None
+
+    def add(self, prediction: Tensor, row_weight: Tensor, column: int, column_weight: Tensor) -> None:
+        """Adds (K, w, w), weighted, with its first column at ``column``, cut to the block."""
+        if self.sums is None:
+            self.sums = torch.zeros(len(prediction), self.window, self.end - self.begin)
+        first, last = max(column, self.begin), min(column + self.window, self.end)
+        inside = slice(first - column, last - column)
+        weight = row_weight[:, None] * column_weight[inside]
+        self.sums[:, :, first - self.begin : last - self.begin].addcmul_(prediction[:, :, inside], weight)
+
+    def advance(self, top: int) -> None:
+        """Drops the rows above ``top``."""
+        step, self.top = top - self.top, top
+        if self.sums is not None and step:
+            kept = max(self.window - step, 0)
+            self.sums[:, :kept] = self.sums[:, self.window - kept :].clone()
+            self.sums[:, kept:] = 0
+
+
+class _Job(NamedTuple):
+    """A batch: windows of one row of windows, and whether they are its last."""
+
+    row: int
+    columns: Sequence[int]
+    last: bool
+
+
+def finished_units(height: int, width: int, tiling: Tiling = TILING) -> list[Window]:
+    """The pieces in which :func:`predict_tiled` writes, in order; together they cover the raster once.
+
+    >>> finished_units(600, 300)
+    [(0, 0, 88, 300), (88, 0, 512, 300)]
+    """
+    rows, columns = (Axis(n, tiling.window, tiling.overlap) for n in (height, width))
+    spans = list(pairwise(rows.bounds))
+    return [(a, begin, b - a, end - begin) for begin, end in columns.blocks(tiling.block) for a, b in spans]
+
+
+def predict_tiled(
+    infer: Infer,
+    read: Read,
+    height: int,
+    width: int,
+    write: Write,
+    tiling: Tiling = TILING,
+    device: str | torch.device = "cpu",
+    done: Container[Window] = (),
+) -> None:
+    """Runs a network over a raster and blends its windows.
+
+    Args:
+        infer: images (B, C, w, w) on ``device`` -> (B, K, w, w); called under ``no_grad``. The images are overwritten
+            after the next call.
+        read: window -> (C, rows, columns), of several windows side by side. Called in a thread of its own, one batch
+            ahead. It leaves the raster where that is smaller than a window; what is read there comes to nothing.
+        height: of the raster.
+        width: of the raster.
+        write: window of :func:`finished_units`, (K, rows, columns) -> None. The array is used again after the call.
+        tiling: how the raster is cut.
+        device: of the network; the sums stay on the CPU.
+        done: units that an earlier run wrote. They are not written again, and the others come out bit for bit as in
+            one run, as long as ``infer`` is a function of its batch alone.
+
+    Raises:
+        StagewiseError: a tiling that does not cover, or arrays of another shape than promised.
+
+    >>> halves = lambda image: image / 2
+    >>> found = np.zeros((1, 70, 50), np.float32)
+    >>> def write(window, values):
+    ...     row, column, rows, columns = window
+    ...     found[:, row : row + rows, column : column + columns] = values
+    >>> predict_tiled(halves, lambda w: np.ones((1, *w[2:]), np.float32), 70, 50, write, Tiling(32, 8, 4, 32))
+    >>> bool(np.abs(found - 0.5).max() < 1e-6)
+    True
+    """
+    _check(tiling, height, width)
+    axes = [Axis(n, tiling.window, tiling.overlap) for n in (height, width)]
+    for begin, end in axes[1].blocks(tiling.block):
+        units = [(a, begin, b - a, end - begin) for a, b in pairwise(axes[0].bounds)]
+        pending = [unit not in done for unit in units]
+        strip = _Strip(begin, end, tiling.window)
+        jobs = list(_jobs(axes[0], axes[1].touching(begin, end), pending, tiling.batch))
+        with closing(_ahead(_Loader(read, axes, tiling.batch), jobs)) as batches:
+            for job, images in batches:
+                strip.advance(axes[0].starts[job.row])
+                _add(strip, _infer(infer, images.to(device)), axes, job)
+                if job.last and pending[job.row] and strip.sums is not None:
+                    write(units[job.row], strip.sums[:, : units[job.row][2]].numpy())
+
+
+def _jobs(rows: Axis, columns: Sequence[int], pending: Sequence[bool], batch: int) -> Iterator[_Job]:
+    """Batches never span two rows of windows, so that a resumed run forms the same ones."""
+    wanted = [(a, b) for (a, b), wait in zip(pairwise(rows.bounds), pending) if wait]
+    for row in sorted({i for a, b in wanted for i in rows.touching(a, b)}):
+        for first in range(0, len(columns), batch):
+            yield _Job(row, columns[first : first + batch], first + batch >= len(columns))
+
+
+def _ahead(load: Callable[[_Job], Tensor], jobs: Iterable[_Job]) -> Generator[tuple[_Job, Tensor], None, None]:
+    """Loads the next batch while the caller works on this one."""
+    with ThreadPoolExecutor(1) as reader:
+        waiting = None
+        for job in jobs:
+            following = (job, reader.submit(load, job))
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+
+
+class _Loader:
+    """Fills two batches in turn, so that one can be worked on, with one read for neighbouring windows."""
+
+    def __init__(self, read: Read, axes: Sequence[Axis], batch: int) -> None:
+        self.read, self.axes, self.batch = read, axes, batch
+        self.turn, self.memory = 0, list[Tensor]()
+
+    def __call__(self, job: _Job) -> Tensor:
+        side, starts = self.axes[0].window, [self.axes[1].starts[c] for c in job.columns]
+        window = (self.axes[0].starts[job.row], starts[0], side, starts[-1] + side - starts[0])
+        pixels = self.read(window)
+        if pixels.shape[1:] != window[2:]:
+            raise StagewiseError(f"`read` gave {pixels.shape} for the window {window}; fill what leaves the raster.")
+        if not self.memory:
+            self.memory = [torch.empty(self.batch, len(pixels), side, side) for _ in range(2)]
+        self.turn = 1 - self.turn
+        images = self.memory[self.turn][: len(starts)]
+        for image, start in zip(images, starts):
+            image.numpy()[:] = pixels[:, :, start - starts[0] : start - starts[0] + side]
+        return images
+
+
+def _infer(infer: Infer, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        prediction = infer(images)
+    if prediction.shape[:1] + prediction.shape[2:] != images.shape[:1] + images.shape[2:]:
+        raise StagewiseError(f"`infer` made {tuple(prediction.shape)} of {tuple(images.shape)}; it must keep B, H, W.")
+    return prediction.float().cpu()
+
+
+def _add(strip: _Strip, predictions: Tensor, axes: Sequence[Axis], job: _Job) -> None:
+    for prediction, column in zip(predictions, job.columns):
+        weights = axes[0].weights[job.row], axes[1].starts[column], axes[1].weights[column]
+        strip.add(prediction, *weights)
+
+
+def _check(tiling: Tiling, height: int, width: int) -> None:
+    if not 0 <= 2 * tiling.overlap <= tiling.window:
+        raise StagewiseError(f"`overlap` must be 0 to half of the window {tiling.window}, got {tiling.overlap}.")
+    if min(tiling.batch, tiling.block, tiling.window, height, width) < 1:
+        raise StagewiseError(f"{tiling} over {height} x {width} pixels: sizes must be at least 1.")
