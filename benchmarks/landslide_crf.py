@@ -97,7 +97,7 @@ def race(size: int, pairs: int) -> tuple[dict[str, object], dict[str, str]]:
     return {"seconds": figures, "times_faster": quotient, "agreement": agreement}, row
 
 
-def tiled_peak(size: int, tile: int) -> None:
+def tiled_peak(size: int, tile: int, halo: int) -> None:
     """In a child process: refines a raster in tiles and prints the peak of its memory over the start's, MiB."""
     base_p, base_g = scene(512)
 
@@ -107,27 +107,21 @@ def tiled_peak(size: int, tile: int) -> None:
         return base_p[:, y, x], base_g[:, y, x], None
 
     start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    DenseCRF(tile=tile).refine_tiled(read, lambda window, refined: None, size, size)
+    DenseCRF(tile=tile, halo=halo).refine_tiled(read, lambda window, refined: None, size, size)
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) / 1024)
-
-
-def peak_mib(size: int, tile: int) -> float:
-    command = [sys.executable, __file__, "--child", f"{size},{tile}"]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def memory(options: argparse.Namespace) -> dict[str, float]:
     """Peak MiB of rasters in tiles and in one piece."""
-    cases = ((256, 128), (512, 128)) if options.quick else ((2048, 1024), (4096, 1024), (2048, 2048))
+    halo = 32 if options.quick else DenseCRF().halo
     figures = {}
-    for size, tile in cases:
-        peak = peak_mib(size, tile)
+    for size, tile in ((512, 128), (256, 256)) if options.quick else ((2048, 1024), (4096, 1024), (2048, 2048)):
+        command = [sys.executable, __file__, "--threads", str(options.threads), "--child", f"{size},{tile},{halo}"]
+        peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         figures[f"{size} in tiles of {tile}"] = peak
-        print(f"peak memory, {size} x {size} in tiles of {tile} with halo {DenseCRF().halo}: {peak:.0f} MiB")
-    size = cases[-1][0]
-    if cases[-1][1] == size:
-        figures["bytes per pixel in one piece"] = peak * MiB / size**2
-        print(f"that is {figures['bytes per pixel in one piece']:.0f} bytes per pixel in one piece")
+        print(f"peak memory, {size} x {size} in tiles of {tile} with halo {halo}: {peak:.0f} MiB")
+    figures["bytes per pixel in one piece"] = peak * MiB / size**2
+    print(f"that is {figures['bytes per pixel in one piece']:.0f} bytes per pixel in one piece")
     return figures
 
 

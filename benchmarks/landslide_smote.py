@@ -93,18 +93,22 @@ def child(who: str, folder: Path, tiles: int, side: int, count: int) -> None:
     """One contestant in this process; the peer's set goes to the disk after its memory was asked."""
     room = psutil.Process().memory_info().vms + int(0.85 * psutil.virtual_memory().available)
     resource.setrlimit(resource.RLIMIT_AS, (room, room))  # a MemoryError here, not somebody else's process killed
-    imports, start = largest_memory_mb(), time.perf_counter()
-    made = ours(folder, tiles, side, folder) if who == "ours" else peer(folder, tiles, count)
+    imports, start, made = largest_memory_mb(), time.perf_counter(), None
+    try:
+        made = ours(folder, tiles, side, folder) if who == "ours" else peer(folder, tiles, count)
+    except MemoryError as error:
+        print(f"{who} ran out of memory: {error}", file=sys.stderr)
     seconds, peak = time.perf_counter() - start, largest_memory_mb()
-    if who == "peer":
+    if who == "peer" and made is not None:
         np.save(folder / "peer.npy", made)
-    print(json.dumps({"seconds": seconds, "peak_mb": peak, "imports_mb": imports, "count": len(made)}))
+    done = {"seconds": seconds, "peak_mb": peak, "imports_mb": imports}
+    print(json.dumps({**done, "count": -1 if made is None else len(made)}))
 
 
 def in_child(who: str, folder: Path, tiles: int, side: int, count: int = 0) -> dict[str, float]:
     """Figures of one contestant in a process of its own."""
     call = [sys.executable, __file__, "--child", who, str(folder), str(tiles), str(side), str(count)]
-    return json.loads(subprocess.run(call, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return json.loads(subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
 def difference(mine: Any, theirs: Any) -> float:
@@ -122,8 +126,9 @@ def memory(folder: Path, tiles: int, side: int) -> dict[str, dict[str, float]]:
     lay(folder, tiles, side)
     found = {"ours": in_child("ours", folder, tiles, side)}
     found["imbalanced-learn"] = in_child("peer", folder, tiles, side, int(found["ours"]["count"]))
-    mine, theirs = ours(folder, tiles, side, folder), np.load(folder / "peer.npy", mmap_mode="r")  # made, so opened
-    agree(f"{len(mine)} synthetic tiles", difference(mine, theirs), 1e-5)
+    if found["imbalanced-learn"]["count"] > 0:
+        mine, theirs = ours(folder, tiles, side, folder), np.load(folder / "peer.npy", mmap_mode="r")  # opened again
+        agree(f"{len(mine)} synthetic tiles", difference(mine, theirs), 1e-5)
     return found
 
 
@@ -135,7 +140,9 @@ def speed(folder: Path, tiles: int, side: int, pairs: int) -> dict[str, list[flo
         with tempfile.TemporaryDirectory(dir=folder) as cache:
             return len(ours(folder, tiles, side, Path(cache)))
 
-    count = anew()
+    mine = ours(folder, tiles, side, folder)
+    count = len(mine)
+    agree(f"{count} synthetic tiles", difference(mine, peer(folder, tiles, count)), 1e-5)
     return in_turn({"ours": anew, "imbalanced-learn": lambda: peer(folder, tiles, count)}, pairs)
 
 
@@ -154,7 +161,7 @@ def rows_of(
     return [
         {
             "SMOTE": name,
-            "peak MB": f"{one['peak_mb']:.0f}",
+            "peak MB": f"{one['peak_mb']:.0f}" + (", then out of memory" if one["count"] < 0 else ""),
             "of them imports": f"{one['imports_mb']:.0f}",
             "s, that run": f"{one['seconds']:.1f}",
             "s, in turn": show(spread(seconds[name])),

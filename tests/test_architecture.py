@@ -14,6 +14,10 @@ VOCABULARY = (
     "datamodules.images",
     "datamodules.geolocation.geocells",
     "datamodules.geolocation.geodesy",
+    *(
+        f"datamodules.landslide.{name}"
+        for name in ("areas", "channel_inputs", "channel_maker", "channels", "extras", "prepared", "rasters", "turning")
+    ),
 )
 
 

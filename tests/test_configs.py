@@ -11,6 +11,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 CONF = Path(__file__).resolve().parents[1] / "conf"
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 GROUPS = ("trainer", "logger", "datamodule", "lightning_module", "optimizer", "callbacks")
+OPTIMIZER_GROUPS = {
+    "geopak": {"heads", "embeddings", "fusion", "clip", "scene"},
+    "landslide": {"encoder", "attention", "decoder", "head"},
+}
 LEAVES = [(group, p.stem) for group in GROUPS for p in sorted((CONF / group).glob("*.yaml"))]
 
 
@@ -29,10 +33,14 @@ def targets(node: object) -> list[str]:
     return [t for item in node for t in targets(item)] if isinstance(node, ListConfig) else []
 
 
-@pytest.mark.parametrize("demo", [{}, {"demo": "geopak"}], ids=["full", "demo"])
+def family(experiment: str) -> str:
+    return experiment.split("_")[0]
+
+
+@pytest.mark.parametrize("demo", [False, True], ids=["full", "demo"])
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes_and_its_targets_resolve(experiment, demo):
-    cfg = composed(experiment=experiment, **demo)
+    cfg = composed(experiment=experiment, **({"demo": family(experiment)} if demo else {}))
     found = targets(cfg)
     assert len(found) > 8
     assert all(callable(get_method(t)) for t in found)
@@ -42,8 +50,17 @@ def test_every_experiment_composes_and_its_targets_resolve(experiment, demo):
 
 @pytest.mark.parametrize(("group", "leaf"), LEAVES, ids=lambda x: x)
 def test_every_leaf_composes(group, leaf):
-    cfg = composed(experiment="geopak_phase2", **{group: leaf})
+    cfg = composed(experiment="landslide_v25" if leaf == "landslide" else "geopak_phase2", **{group: leaf})
     assert targets(cfg[group])
+
+
+@pytest.mark.parametrize("leaf", sorted({p.stem for p in (CONF / "ablation").glob("*.yaml")} - {"none"}))
+def test_every_ablation_changes_the_experiment_and_still_makes_its_parts(leaf):
+    whole, part = (composed(experiment="landslide_v25", ablation=leaf) for leaf in ("none", leaf))
+    differs = [key for key in ("datamodule", "lightning_module") if whole[key] != part[key]]
+    assert len(differs) == 1
+    for cfg in (part.lightning_module, part.datamodule, *part.callbacks.values()):
+        instantiate(cfg)
 
 
 @pytest.mark.parametrize("name", ["evaluate", "predict"])
@@ -57,11 +74,32 @@ def test_callbacks_and_optimizer_can_be_made(experiment):
     cfg = composed(experiment=experiment)
     made = {key: instantiate(value) for key, value in cfg.callbacks.items() if value}
     assert {"stages", "best", "report"} <= set(made)
-    assert set(instantiate(cfg.optimizer).groups) == {"heads", "embeddings", "fusion", "clip", "scene"}
+    assert set(instantiate(cfg.optimizer).groups) == OPTIMIZER_GROUPS[family(experiment)]
 
 
-def test_the_recipe_is_in_the_configs():
-    zero, one, two = (composed(experiment=e) for e in EXPERIMENTS)
+def test_the_recipe_of_landslide_v25_is_in_its_config():
+    cfg = composed(experiment="landslide_v25")
+    network, loss, inference = (cfg.lightning_module[key] for key in ("network", "loss", "inference"))
+    assert (network.encoder, network.weights, network.attention, network.dropout) == (
+        "efficientnet-b4",
+        "imagenet",
+        True,
+        0.4,
+    )
+    assert (loss.focal.gamma, list(loss.focal.class_weights), loss.dice) == (2.5, [0.4, 2.5, 2.0], 1.0)
+    assert dict(loss.ordinal) == {"weight": 0.3, "form": "coral"}
+    crf = {"iterations": 8, "spatial_weight": 5.0, "compat_spatial": 5.0, "compat_bilateral": 15.0, "tile": 8192}
+    assert dict(inference.crf) == crf
+    rare = cfg.datamodule.rare
+    assert (rare["class"], rare.sampler.target_share, rare.smote.k) == ("medium", 0.075, 5)
+    assert (cfg.trainer.max_epochs, cfg.trainer.gradient_clip_val, cfg.datamodule.loader.batch_size) == (60, 1.0, 4)
+    assert cfg.callbacks.stages.stages.all.patience == 15 and cfg.monitor.name == "val/quadratic_kappa"
+    assert all(group.lr == 3e-4 for group in cfg.optimizer.groups.values())
+    assert cfg.optimizer.factory.weight_decay == 1e-4 and cfg.optimizer.schedule.shape == "cosine"
+
+
+def test_the_recipe_of_geopak_is_in_the_configs():
+    zero, one, two = (composed(experiment=e) for e in EXPERIMENTS if family(e) == "geopak")
     assert (zero.trainer.max_epochs, one.trainer.max_epochs, two.trainer.max_epochs) == (8, 30, 35)
     assert [c.optimizer.groups.heads.lr for c in (zero, one, two)] == [1e-4, 1e-3, 5e-4]
     assert (two.optimizer.groups.clip.lr, two.optimizer.groups.scene.lr) == (1e-5, 5e-6)

@@ -29,15 +29,12 @@ def check_covers(grid: Grid, raster: Any, path: str | Path, whole: bool = True) 
     Raises:
         StagewiseError: says how much of the grid is covered.
     """
-    from rasterio.warp import transform
-
     if raster.crs is None:
         raise StagewiseError(NO_CRS.format(path=path))
     left, bottom, right, top = grid.bounds
     half = grid.pixel_size_m / 2
     x, y = np.meshgrid(np.linspace(left + half, right - half, 65), np.linspace(top - half, bottom + half, 65))
-    there_x, there_y = transform(grid.crs, raster.crs, x.ravel().tolist(), y.ravel().tolist())
-    column, row = ~raster.transform * (np.array(there_x), np.array(there_y))
+    column, row = _source_pixels(grid, raster, x.ravel(), y.ravel())
     inside = (column >= -1) & (column <= raster.width + 1) & (row >= -1) & (row <= raster.height + 1)
     if not inside.any():
         raise StagewiseError(f"{path} does not overlap the reference grid, whose bounds are {grid.bounds}.")
@@ -46,6 +43,25 @@ def check_covers(grid: Grid, raster: Any, path: str | Path, whole: bool = True) 
             f"{path} covers {inside.mean():.0%} of the reference grid, whose bounds are {grid.bounds}; "
             "cut the terrain model to what all inputs cover."
         )
+
+
+def _source_pixels(grid: Grid, raster: Any, x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Columns and rows in the raster, with fractions, of places in the grid's CRS."""
+    from rasterio.warp import transform
+
+    there_x, there_y = (np.array(values) for values in transform(grid.crs, raster.crs, x.tolist(), y.tolist()))
+    a, b, c, d, e, f = tuple(~raster.transform)[:6]
+    return a * there_x + b * there_y + c, d * there_x + e * there_y + f
+
+
+def _fixed_scale(grid: Grid, raster: Any) -> dict[str, float]:
+    """How far the interpolation reaches; GDAL estimates it anew for each window, and values would depend on it."""
+    left, bottom, right, top = grid.bounds
+    x = (left + right) / 2 + np.array([0, grid.pixel_size_m, 0])
+    y = (bottom + top) / 2 + np.array([0, 0, grid.pixel_size_m])
+    column, row = _source_pixels(grid, raster, x, y)
+    across, down = (np.hypot(column[i] - column[0], row[i] - row[0]) for i in (1, 2))
+    return {"XSCALE": float(1 / across), "YSCALE": float(1 / down)}
 
 
 def band_numbers(raster: Any, wanted: Sequence[Band], path: str | Path) -> list[int]:
@@ -115,6 +131,7 @@ class AlignedRaster:
             resampling=resampling,
             tolerance=1e-6,  # pixels; the default 0.125 lets a value depend on the window it is read with
             **mask,
+            **_fixed_scale(grid, source),
         )
 
     def read(self, window: Window) -> NDArray[np.float32]:

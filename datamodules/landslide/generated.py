@@ -170,10 +170,9 @@ def _write(
 ) -> None:  # fmt: skip
     import rasterio
     from rasterio.enums import ColorInterp
-    from rasterio.transform import from_origin
 
     count, rows, columns = bands.shape
-    transform = from_origin(*origin_m, pixel_size_m, pixel_size_m)
+    transform = rasterio.Affine(pixel_size_m, 0, origin_m[0], 0, -pixel_size_m, origin_m[1])
     profile = {"driver": "GTiff", "crs": _CRS, "transform": transform, "nodata": nodata, "dtype": bands.dtype}
     layout = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "zlevel": 1}
     with rasterio.open(path, "w", count=count, height=rows, width=columns, **profile, **layout) as raster:

@@ -36,6 +36,7 @@ RULE: dict[str, float] = {
     "aspect": 0.6,  # x cos(aspect - the wet side)
     "weak_rock": 0.9,  # x weakness, -1 to 1
     "apron": 1.0,  # x (the steepest slope within 10 px uphill - 36 degrees) / 4 degrees, 0 to 1
+    "smooth_px": 1.7,  # of the Gaussian that the score is smoothed with: ground fails in one piece
     "runout_source": 0.45,  # probability of failure uphill from which on ground is run over
     "runout_slope_deg": 22.0,  # steeper ground is not
 }  # fmt: skip
@@ -171,7 +172,7 @@ def failure_score(
     effect[list(COVER_EFFECT)] = list(COVER_EFFECT.values())
     score = RULE["slope"] * slope + RULE["hollow"] * hollow + RULE["wetness"] * np.clip(wetness - 6, -2, 2)
     score += RULE["aspect"] * facing_wet + RULE["weak_rock"] * weakness + RULE["apron"] * apron
-    return (score + gaussian_filter(effect[cover], 0.7)).astype(np.float32)
+    return gaussian_filter(score + effect[cover], RULE["smooth_px"]).astype(np.float32)
 
 
 def class_probabilities(score: Field, height: Field, slope_deg: Field, cover: NDArray[np.uint8]) -> tuple[Field, Field]:

@@ -35,8 +35,8 @@ def contributing_area(elevation: Elevation, pixel_size_m: float, breach_m: float
     missing = np.isnan(elevation)
     if missing.all():
         return np.full(elevation.shape, np.nan)
-    breach, accumulate = hydrology_tool("breach_depressions_least_cost"), hydrology_tool("dinf_flow_accum")
     with surface(elevation, pixel_size_m) as raster:
+        breach, accumulate = hydrology_tool("breach_depressions_least_cost"), hydrology_tool("dinf_flow_accum")
         draining = breach(dem=raster, max_dist=radius_px(breach_m, pixel_size_m), fill_deps=False)
         cells = accumulate(input=draining, out_type="cells").to_numpy()
     return np.where(missing, np.nan, cells * pixel_size_m**2)

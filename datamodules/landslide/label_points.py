@@ -105,10 +105,10 @@ def table_shapes(path: Path, grid: Grid, classes: Sequence[str], settings: Label
         if codes[i] is None or not np.isfinite([x[i], y[i]]).all():
             bad.append(f"row {i + 2}: x={row['x']}, y={row['y']}, {settings.class_column}={row[settings.class_column]}")
     _refuse(path, bad, f"x and y must be numbers, the class one of {_allowed(classes, settings)}")
-    crs = np.array([row.get("crs") or settings.crs or grid.crs for row in rows])
+    crs = [row.get("crs") or settings.crs or grid.crs for row in rows]
     points = np.empty(len(rows), object)
-    for one in np.unique(crs):
-        there = crs == one
+    for one in sorted(set(crs)):
+        there = np.array([other == one for other in crs])
         points[there] = geopandas.GeoSeries.from_xy(x[there], y[there], crs=one).to_crs(grid.crs).values
     return _on_grid(path, list(points), [int(code or 0) for code in codes], grid, settings, first_row=2)
 
@@ -151,7 +151,8 @@ def _on_grid(
 ) -> list[tuple[Any, int]]:
     from shapely import box
 
-    outline = box(*grid.bounds)
+    left, bottom, right, top = grid.bounds
+    outline = box(left, np.nextafter(bottom, top), np.nextafter(right, left), top)  # the last edges are no pixel's
     outside = [i for i, shape in enumerate(shapes) if not shape.intersects(outline)]
     rows = [f"row {i + first_row}: {shapes[i].representative_point().wkt}" for i in outside]
     if outside and settings.on_outside == "error":

@@ -140,5 +140,6 @@ def _write(target: Path, grid: Grid, read: Reader, path: Path, classes: Sequence
     if not counts[1:].any():
         part.unlink()
         raise StagewiseError(f"{path} labels no pixel of the grid; all of it is nodata, 0 or elsewhere.")
+    (target / FACTS).unlink(missing_ok=True)  # it tells of the raster that is replaced
     os.replace(part, target / LABELS_FILE)
     return {str(name): int(count) for name, count in zip(classes, counts[1:])}

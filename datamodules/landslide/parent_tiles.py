@@ -39,9 +39,9 @@ def nearest(blocks: Iterable[NDArray[np.float32]], k: int) -> NDArray[np.int64]:
 
 
 class ParentTiles:
-    """Copies of tiles in a file without a name, read whole or, across all tiles, by pieces of a channel.
+    """Copies of tiles in a file without a name, read whole or, across all tiles, by pieces.
 
-    A tile's window in the rasters is quick to read once, and slow to read once a channel.
+    A tile's window in the rasters is quick to read once, and slow to read once for each piece.
 
     Args:
         folder: with room for the tiles.
@@ -77,16 +77,15 @@ class ParentTiles:
             mean: (C,).
             std: (C,).
         """
-        size = min(self._pixels, max(1, BLOCK_BYTES // (4 * self.tiles)))
-        for channel in range(self.shape[0]):
-            for start in range(0, self._pixels, size):
-                block = np.empty((self.tiles, min(size, self._pixels - start)), np.float32)
-                for tile, row in enumerate(block):
-                    place = (tile * self.shape[0] + channel) * self._pixels + start
-                    row[:] = _read(self._channels, np.float32, place, len(row))
-                block -= np.float32(mean[channel])
-                block /= np.float32(std[channel])
-                yield np.nan_to_num(block, copy=False)
+        values, size = self.shape[0] * self._pixels, max(1, BLOCK_BYTES // (4 * self.tiles))
+        for start in range(0, values, size):
+            channel = np.arange(start, min(start + size, values)) // self._pixels
+            block = np.empty((self.tiles, len(channel)), np.float32)
+            for tile, row in enumerate(block):
+                row[:] = _read(self._channels, np.float32, tile * values + start, len(row))
+            block -= np.asarray(mean, np.float32)[channel]
+            block /= np.asarray(std, np.float32)[channel]
+            yield np.nan_to_num(block, copy=False)
 
     def __enter__(self) -> "ParentTiles":
         return self

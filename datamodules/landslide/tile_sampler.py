@@ -109,7 +109,7 @@ def tile_weights(
 def capped(gain: NDArray[np.float64], slope: float, cap: float) -> NDArray[np.float64]:
     """Probabilities ``min(cap, c exp(slope * gain))`` that sum to 1.
 
-    >>> capped(np.array([1.0, 0.0, 0.0]), slope=3.0, cap=0.5).tolist()
+    >>> capped(np.array([1.0, 0.0, 0.0]), slope=3.0, cap=0.5).round(9).tolist()
     [0.5, 0.25, 0.25]
     """
     order = np.argsort(-gain, kind="stable")

@@ -187,15 +187,13 @@ def _tiles(
         raise StagewiseError(
             f"no window of {tile_px} pixels in {sorted(areas)} holds {least} labelled pixels of {split}."
         )
-    area_names, rows, cols, counts = zip(*found)
+    names, rows, cols, counts = zip(*found)
+    ids = [f"{name}_r{row}_c{col}" for name, row, col in zip(names, rows, cols)]
     table = TileTable(
         split,
         tile_px,
-        np.array(area_names),
-        np.array(rows, np.int64),
-        np.array(cols, np.int64),
-        np.stack(counts),
-        np.array([f"{name}_r{row}_c{col}" for name, row, col in zip(area_names, rows, cols)]),
+        *(np.array(names), np.array(rows, np.int64), np.array(cols, np.int64), np.stack(counts)),
+        np.array(ids),
         np.full(len(found), REAL),
         np.full((len(found), 2), ""),
     )

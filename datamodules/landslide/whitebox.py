@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import StagewiseError
 from .extras import require
 
 NODATA = -9999.0
@@ -20,7 +21,6 @@ Elevation = NDArray[Any]
 @cache
 def environment() -> Any:
     """The library."""
-    require("rasterio", "whitebox_workflows")
     return import_module("whitebox_workflows").WbEnvironment()  # its stub file is no valid Python
 
 
@@ -42,18 +42,22 @@ def surface(elevation: Elevation, pixel_size_m: float) -> Iterator[Any]:
         pixel_size_m: of its square pixels.
 
     Raises:
-        StagewiseError: the library is not installed.
+        StagewiseError: the library is not installed, or the temporary folder is full.
     """
-    whitebox = environment()
+    require("rasterio", "whitebox_workflows")
     import rasterio
 
+    whitebox = environment()
     with tempfile.TemporaryDirectory(prefix="stagewise-") as folder:
         path = str(Path(folder) / "dtm.tif")
         profile = {"driver": "GTiff", "count": 1, "dtype": "float64", "nodata": NODATA}
         transform = rasterio.Affine(pixel_size_m, 0, 0, 0, -pixel_size_m, 0)
         rows, columns = elevation.shape
-        with rasterio.open(path, "w", height=rows, width=columns, transform=transform, **profile) as raster:
-            raster.write(np.where(np.isnan(elevation), NODATA, elevation).astype(np.float64), 1)
+        try:
+            with rasterio.open(path, "w", height=rows, width=columns, transform=transform, **profile) as raster:
+                raster.write(np.where(np.isnan(elevation), NODATA, elevation).astype(np.float64), 1)
+        except (OSError, rasterio.errors.RasterioError) as error:
+            raise StagewiseError(f"{path} cannot be written ({error}); make room there, or set TMPDIR.") from None
         in_memory = whitebox.read_raster(path, file_mode="m")
     try:
         yield in_memory

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...datamodules.errors import StagewiseError
 from ...datamodules.landslide.prepared import Window
-from .permutohedral import PermutohedralLattice
+from .permutohedral import PermutohedralLattice, pieces
 
 MIN_PROBABILITY = 1e-5
 HALO_DEVIATIONS = 4.0
@@ -98,23 +98,23 @@ class DenseCRF:
             return refined
         if self.iterations == 0:
             return torch.where(seen, probability.float(), refined)
-        everywhere = bool(seen.all())
-        pixels = slice(None) if everywhere else seen.flatten().nonzero()[:, 0]
-        flat = probability.flatten(1)[:, pixels].float()
-        kernels = self._kernels(guide.flatten(1)[:, pixels].float(), _position(seen, pixels), origin)
-        refined.flatten(1)[:, pixels] = mean_field(flat, kernels, self.iterations)
+        whole = bool(seen.all())
+        pixels = slice(None) if whole else seen.flatten().nonzero()[:, 0]
+        kernels = self._kernels(guide.flatten(1)[:, pixels].float(), _position(seen)[:, pixels], origin)
+        marginal = mean_field(probability.flatten(1)[:, pixels].float(), kernels, self.iterations)
+        if whole:
+            return marginal.view_as(refined)
+        refined.flatten(1)[:, pixels] = marginal
         return refined
 
-    def _kernels(
-        self, guide: Tensor, position: tuple[Tensor, Tensor], origin: tuple[int, int]
-    ) -> list[tuple[float, PermutohedralLattice]]:
+    def _kernels(self, guide: Tensor, position: Tensor, origin: tuple[int, int]) -> list[PermutohedralLattice]:
         kernels = []
         if self.compat_spatial:
-            features = _coordinates(position, origin, self.spatial_weight)
-            kernels.append((self.compat_spatial, PermutohedralLattice(features)))
+            features = _in_deviations(position, origin, self.spatial_weight)
+            kernels.append(PermutohedralLattice(features, self.compat_spatial))
         if self.compat_bilateral:
-            features = torch.cat([_coordinates(position, origin, self.bilateral_xy), guide / self.bilateral_value])
-            kernels.append((self.compat_bilateral, PermutohedralLattice(features)))
+            features = torch.cat([_in_deviations(position, origin, self.bilateral_xy), guide / self.bilateral_value])
+            kernels.append(PermutohedralLattice(features, self.compat_bilateral))
         return kernels
 
     def windows(self, height: int, width: int) -> Iterator[Window]:
@@ -159,51 +159,71 @@ class DenseCRF:
             write(window, self.refine_window(read, window, height, width))
 
 
-def mean_field(probability: Tensor, kernels: list[tuple[float, PermutohedralLattice]], iterations: int) -> Tensor:
+def mean_field(probability: Tensor, kernels: list[PermutohedralLattice], iterations: int) -> Tensor:
     """Marginals of a CRF with Potts compatibility.
 
     Args:
         probability: (K, N); its logarithm is the negative unary energy.
-        kernels: weight and lattice of each.
+        kernels: scaled by their weights.
         iterations: at least 1.
 
     Returns:
         (K, N), sums to 1.
     """
     log_p = probability.clamp(MIN_PROBABILITY, 1).log_()
-    unary = log_p[:-1] - log_p[-1:]  # (K - 1, N) against the last class, whose messages follow from the others'
-    ones = torch.ones_like(unary[:1])
-    unary -= sum(weight * lattice.filter(ones) for weight, lattice in kernels)
-    marginal = _softmax_against_0(log_p[:-1] - log_p[-1:])
-    for _ in range(iterations):
-        messages = torch.zeros_like(unary)
-        for weight, lattice in kernels:
-            messages.add_(lattice.filter(marginal[:-1]), alpha=weight)
-        marginal = _softmax_against_0(messages.add_(messages.sum(0)).add_(unary))
+    unary = log_p[:-1] - log_p[-1:]  # all is against the last class, (K - 1, N), whose probability follows
+    del log_p
+    parts = pieces(unary.shape[1], unary.device)
+    lattices = _filtered(kernels, parts, lambda part: _softmax_against_0(unary[:, part]))
+    for kernel in kernels:
+        unary -= kernel.filter(torch.ones_like(unary[:1]))  # messages of all classes together
+
+    def updated(part: slice) -> Tensor:
+        messages = torch.zeros_like(unary[:, part])
+        for kernel, lattice in zip(kernels, lattices):
+            kernel.read(part, lattice, messages)
+        return _softmax_against_0(messages.add_(messages.sum(0)).add_(unary[:, part]))
+
+    for _ in range(iterations - 1):
+        lattices = _filtered(kernels, parts, updated)
+    marginal = torch.empty_like(probability)
+    for part in parts:
+        marginal[:, part] = updated(part)
     return marginal
 
 
+def _filtered(
+    kernels: list[PermutohedralLattice], parts: list[slice], marginal: Callable[[slice], Tensor]
+) -> list[Tensor]:
+    """Each kernel's lattice of all classes but the last; marginals are made and used piece by piece, never all held."""
+    lattices: list[Tensor] = []
+    for part in parts:
+        values = marginal(part)[:-1]
+        lattices = lattices or [kernel.empty(len(values)) for kernel in kernels]
+        for kernel, lattice in zip(kernels, lattices):
+            kernel.spread(values, part, lattice)
+    return [kernel.blur(lattice) for kernel, lattice in zip(kernels, lattices)]
+
+
 def _softmax_against_0(logits: Tensor) -> Tensor:
-    """(K - 1, N) -> (K, N): softmax with a last logit of 0."""
+    """(K - 1, n) -> (K, n): softmax with a last logit of 0."""
     return torch.cat([logits, torch.zeros_like(logits[:1])]).softmax(0)
 
 
-def _position(seen: Tensor, pixels: Tensor | slice) -> tuple[Tensor, Tensor]:
-    height, width = seen.shape
-    if isinstance(pixels, slice):
-        pixels = torch.arange(height * width, device=seen.device)
-    return pixels.div(width, rounding_mode="floor"), pixels % width
+def _position(seen: Tensor) -> Tensor:
+    """(2, H W) float column and row."""
+    rows, columns = (torch.arange(n, dtype=torch.float32, device=seen.device) for n in seen.shape)
+    return torch.stack([columns.repeat(len(rows)), rows.repeat_interleave(len(columns))])
 
 
-def _coordinates(position: tuple[Tensor, Tensor], origin: tuple[int, int], deviation: float) -> Tensor:
-    """(2, N) column and row in deviations.
+def _in_deviations(position: Tensor, origin: tuple[int, int], deviation: float) -> Tensor:
+    """(2, N) column and row in pixels -> in deviations.
 
     The lattice repeats itself after 3 deviations along the second feature and sqrt(3) along the first: that much of
     the origin is left away, so that float32 places pixels of a large raster as finely as those of a small one.
     """
-    rows, columns = position
-    top, left = math.fmod(origin[0] / deviation, 3), math.fmod(origin[1] / deviation, math.sqrt(3))
-    return torch.stack([columns / deviation + left, rows / deviation + top])
+    left, top = math.fmod(origin[1] / deviation, math.sqrt(3)), math.fmod(origin[0] / deviation, 3)
+    return position / deviation + position.new_tensor([[left], [top]])
 
 
 def _check(probability: Tensor, guide: Tensor, valid: Tensor | None) -> None:

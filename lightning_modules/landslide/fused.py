@@ -64,7 +64,7 @@ def with_gradient(
         p = log_p.exp()
         focal, own = _focal_terms(log_p, p, shares, class_weights, gamma)
         coral = _coral_terms(log_p, p, shares, own, coral_weight)
-        torch.addcmul(own, p, _sum(own), value=-1, out=slopes)  # from log p to the logits
+        slopes.copy_(own.addcmul_(p, _sum(own), value=-1))  # from log p to the logits
         parts.append(torch.stack([focal, coral]))
     focal, coral = torch.stack(parts).sum(0).unbind()
     return focal, coral, gradient

@@ -14,7 +14,7 @@ from ...datamodules.errors import StagewiseError
 from ...datamodules.landslide.extras import require
 from ...datamodules.landslide.prepared import Window
 from ...datamodules.landslide.rasters import Grid, opened
-from .stage import PART
+from .stage import PART, REMEDY
 
 NO_CLASS = 255
 CACHE_BYTES = 64 << 20
@@ -148,10 +148,17 @@ class LayerFiles:
             OSError: the disk is full.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        parts = [self.folder / f"{layer.name}.tif{PART}" for layer in self.layers]
+        try:
+            yield from self._written(parts)
+        finally:
+            for part in parts:
+                part.unlink(missing_ok=True)
+
+    def _written(self, parts: Sequence[Path]) -> Iterator["LayerFiles"]:
         with ExitStack() as stack:
             self._files = {layer.name: stack.enter_context(self._create(layer)) for layer in self.layers}
             yield self
-        parts = [self.folder / f"{layer.name}.tif{PART}" for layer in self.layers]
         for part in parts:
             with disk_errors(self.folder), opened(part):  # GDAL closes a file on a full disk without a word
                 pass
@@ -217,9 +224,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (RasterioError, CPLE_BaseError, StagewiseError) as error:
-        raise OSError(
-            f"a map could not be written in '{folder}' ({error}); make room on the disk and run it again: it goes on."
-        ) from error
+        raise OSError(f"a map could not be written in '{folder}' ({error}); {REMEDY}.") from error
 
 
 def has_key(path: Path, key: str) -> bool:

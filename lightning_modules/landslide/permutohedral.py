@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ...datamodules.errors import StagewiseError
 
-CHUNK = 1 << 17  # points embedded at a time: their temporaries stay in the cache
+CHUNK = {"cpu": 1 << 16}  # points taken at a time: on a CPU their temporaries stay in the cache
+CHUNK_ON_DEVICE = 1 << 22
 MULTIPLIER = -7046029254386353131  # odd, 2^64 / golden ratio: multiplicative hashing
 EMPTY = -(1 << 63)
 
@@ -24,50 +25,65 @@ class PermutohedralLattice:
 
     Args:
         features: (d, N) float, in units of the Gaussian's deviation.
+        scale: what the matrix is multiplied by.
 
     Raises:
         StagewiseError: features that span more lattice cells than 64 bits can number.
 
-    >>> lattice = PermutohedralLattice(torch.tensor([[0.0, 0.1, 9.0]]))
-    >>> lattice.filter(torch.tensor([[1.0, 1.0, 0.0]])).round(decimals=2)  # two points close together, one far away
-    tensor([[1., 1., 0.]])
+    >>> lattice = PermutohedralLattice(torch.tensor([[0.0, 0.0, 9.0]]))
+    >>> lattice.filter(torch.tensor([[3.0, 1.0, 5.0]])).round(decimals=4)  # two points in one place, one far away
+    tensor([[2., 2., 5.]])
     """
 
-    def __init__(self, features: Tensor) -> None:
+    def __init__(self, features: Tensor, scale: float = 1.0) -> None:
         d, n = features.shape
         self._corner = torch.empty(d + 1, n, dtype=torch.int32, device=features.device)
         self._weight = torch.empty(d + 1, n, dtype=torch.float32, device=features.device)
         radix = _radix(features)
         keys = self._number(features, radix)
-        self.n_corners = len(keys)
+        self._n_corners = len(keys)
         self._neighbours = [_neighbours(keys, axis, radix) for axis in range(d + 1)]
-        self._weight *= self.filter(features.new_ones(1, n)).clamp_min_(1e-20).rsqrt_()
+        self._weight *= self.filter(features.new_ones(1, n)).clamp_min_(1e-20).rsqrt_().mul_(math.sqrt(scale))
 
     def filter(self, values: Tensor) -> Tensor:
-        """Applies the matrix.
+        """Applies the matrix: (C, N) -> (C, N)."""
+        lattice = self.empty(len(values))
+        out = torch.empty_like(values)
+        parts = pieces(values.shape[1], values.device)
+        for part in parts:
+            self.spread(values[:, part], part, lattice)
+        lattice = self.blur(lattice)
+        for part in parts:
+            self.read(part, lattice, out[:, part].zero_())
+        return out
 
-        Args:
-            values: (C, N).
+    def empty(self, channels: int) -> Tensor:
+        """(C, M + 1) zeros: C values at each corner, and at last those of a corner that is not there."""
+        return torch.zeros(channels, self._n_corners + 1, device=self._weight.device)
 
-        Returns:
-            (C, N).
-        """
-        lattice = values.new_zeros(len(values), self.n_corners + 1)  # the last one is every corner that is not there
-        for corner, weight in zip(self._corner, self._weight):
+    def spread(self, values: Tensor, part: slice, lattice: Tensor) -> None:
+        """Adds the values (C, n) of a part of the points to a lattice of :meth:`empty`, in place."""
+        for corner, weight in zip(self._corner[:, part], self._weight[:, part]):
             index = corner.long()
             for row, channel in zip(lattice, values):
                 row.scatter_add_(0, index, channel * weight)
+
+    def blur(self, lattice: Tensor) -> Tensor:
+        """A lattice that holds the values of all points -> one to read from."""
         for before, after in self._neighbours:
-            lattice = _blurred(lattice, before, after)
-        out = torch.zeros_like(values)
-        for corner, weight in zip(self._corner, self._weight):
+            sums = [row.index_select(0, before).add_(row.index_select(0, after)) for row in lattice]
+            lattice = lattice.add(torch.stack(sums), alpha=0.5)
+        return lattice
+
+    def read(self, part: slice, lattice: Tensor, out: Tensor) -> None:
+        """Adds to ``out`` (C, n) the filtered values of a part of the points, in place."""
+        for corner, weight in zip(self._corner[:, part], self._weight[:, part]):
             for row, channel in zip(out, lattice):  # a gather from one row runs at memory speed, from several does not
                 row.addcmul_(channel.index_select(0, corner), weight)
-        return out
 
     def _number(self, features: Tensor, radix: Tensor) -> Tensor:
         """Fills in corners and weights; returns the corners' keys in ascending order, which numbers them."""
-        parts = [slice(start, start + CHUNK) for start in range(0, features.shape[1], CHUNK)]
+        parts = pieces(features.shape[1], features.device)
         found = []
         for part in parts:
             key, self._weight[:, part] = _simplex(features[:, part], radix)
@@ -99,10 +115,14 @@ def _neighbours(keys: Tensor, axis: int, radix: Tensor) -> tuple[Tensor, Tensor]
     return before, after
 
 
-def _blurred(lattice: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """(C, M + 1) -> the same, along one axis."""
-    sums = [row.index_select(0, before).add_(row.index_select(0, after)) for row in lattice]
-    return lattice.add(torch.stack(sums), alpha=0.5)
+def pieces(n: int, device: torch.device) -> list[slice]:
+    """Parts of n points to be taken one at a time.
+
+    >>> pieces(100_000, torch.device("cpu"))
+    [slice(0, 65536, None), slice(65536, 100000, None)]
+    """
+    size = CHUNK.get(device.type, CHUNK_ON_DEVICE)
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def _elevated(features: Tensor) -> Tensor:
@@ -170,7 +190,7 @@ def _distinct(key: Tensor) -> tuple[Tensor, Tensor]:
     few because most keys are equal to some others, are sorted.
     """
     bits = max(4, len(key).bit_length())
-    slot = (key * MULTIPLIER >> (64 - bits)) & ((1 << bits) - 1)
+    slot = (key * MULTIPLIER).bitwise_right_shift_(64 - bits).bitwise_and_((1 << bits) - 1)
     table = key.new_full((1 << bits,), EMPTY).scatter_(0, slot, key)
     taken = table != EMPTY
     number = (taken.cumsum(0) - 1).index_select(0, slot)

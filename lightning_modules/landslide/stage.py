@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ...datamodules.landslide.prepared import Window
 
 PART = ".part"
+REMEDY = "make room on the disk and run it again: it goes on"
 
 
 class Stage:
@@ -55,9 +56,10 @@ class Stage:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, path)
-        except BaseException:
+        except OSError as error:
+            raise OSError(f"'{path}' could not be written ({error}); {REMEDY}.") from error
+        finally:
             part.unlink(missing_ok=True)
-            raise
         self.done.add(window)
 
     def read(self, window: Window) -> NDArray[np.float32]:

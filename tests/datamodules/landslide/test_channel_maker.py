@@ -121,7 +121,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(folder, tmp_path, monke
             if torn:  # half of the block reached the disk
                 with rasterio.open(self.part, "r+") as raster:
                     raster.write(
-                        values[:, :100] * 3, window=((window[0], window[0] + 100), (window[1], window[1] + window[3]))
+                        values[:, :20] * 3, window=((window[0], window[0] + 20), (window[1], window[1] + window[3]))
                     )
             raise KeyboardInterrupt
         write_block(self, window, values)
@@ -176,7 +176,7 @@ def test_a_disk_that_fills_up_half_way_is_one_clear_error_and_a_second_run_goes_
             raise OSError(28, "No space left on device")
         replace(path, facts)
 
-    with monkeypatch.context() as patch, pytest.raises(StagewiseError, match="No space left on device.*it goes on"):
+    with monkeypatch.context() as patch, pytest.raises(StagewiseError, match=r"No space left on device.*it goes on"):
         patch.setattr(channel_file, "write_json", full)
         make_channels(folder, CHEAP, tmp_path, block_px=256)
     assert not (tmp_path / "channels.tif").exists()

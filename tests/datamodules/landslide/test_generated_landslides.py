@@ -49,8 +49,7 @@ def test_the_rasters_are_metric_geotiffs_on_one_grid(root: Path, name: str) -> N
     with rasterio.open(root / name / "dtm.tif") as dtm:
         assert (dtm.dtypes, dtm.shape, dtm.nodata) == (("float32",), (PRACTICE_PX, PRACTICE_PX), -9999.0)
         assert dtm.res == (10.0, 10.0)
-        assert dtm.crs.is_projected
-        assert dtm.crs.linear_units == "metre"
+        assert dtm.crs.is_projected and dtm.crs.linear_units == "metre"
         for file, kind, count, nodata in (("ortho", "uint8", 4, None), ("labels", "uint8", 1, 0)):
             with rasterio.open(root / name / f"{file}.tif") as other:
                 assert (other.transform, other.crs, other.shape) == (dtm.transform, dtm.crs, dtm.shape)
@@ -186,8 +185,7 @@ def _reaches(start: int, wet: np.ndarray, goal: set[int]) -> bool:
 def test_all_water_leaves_over_the_border() -> None:
     receiver, levels = terrain.drainage_tree(terrain.random_field(np.random.default_rng(1), 40, power=1.5))
     outlets = np.flatnonzero(receiver == np.arange(1600))
-    assert sorted(np.concatenate(levels).tolist()) == list(range(1600))
-    assert set(outlets) == set(levels[0])
+    assert sorted(np.concatenate(levels).tolist()) == list(range(1600)) and set(outlets) == set(levels[0])
     assert terrain.drained_area(receiver, levels)[outlets].sum() == 1600
 
 
@@ -197,8 +195,7 @@ def test_relief_is_carved(area) -> None:
     hollow = terrain.convergence(area.height_m, 10.0, 2.0)
     inner = (slice(8, -8), slice(8, -8))
     assert hollow[inner][drained[inner] > 200].mean() > 5 * abs(hollow[inner].mean())
-    north, east = terrain.gradient(area.height_m, 10.0)
-    slope_deg = np.degrees(np.arctan(np.hypot(north, east)))
+    slope_deg = np.degrees(np.arctan(np.hypot(*terrain.gradient(area.height_m, 10.0))))
     assert np.percentile(slope_deg, 10) < 12 < 28 < np.percentile(slope_deg, 90)
     assert np.percentile(slope_deg, 99.9) < 50
 

