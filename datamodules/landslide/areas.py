@@ -15,19 +15,22 @@ log = logging.getLogger(__name__)
 LABEL_FILES = ("labels.tif", "labels.gpkg", "labels.csv")
 
 
-def find_areas(root: str | Path, channels: ChannelList, inputs: Mapping[str, Any] | None = None) -> dict[str, Path]:
+def find_areas(
+    root: str | Path, channels: ChannelList, inputs: Mapping[str, Any] | None = None, labels: str | None = None
+) -> dict[str, Path]:
     """Name -> folder of each area: ``root`` itself where it holds rasters, otherwise its sub-folders that do.
 
     Args:
         root: of the data set.
         channels: that are needed.
         inputs: as of :func:`~.channel_maker.make_channels`, where files have other names.
+        labels: another name of the label file.
 
     Raises:
         DatasetNotFoundError: no such folder, or no raster in it; it names the files that were looked for.
     """
     root = Path(root)
-    files = {f"{source}.tif" for source in channels.inputs} | set(LABEL_FILES)
+    files = {f"{source}.tif" for source in channels.inputs} | ({labels} if labels else set(LABEL_FILES))
     files |= {str(spec["path"] if isinstance(spec, Mapping) else spec) for spec in (inputs or {}).values()}
     if not root.is_dir():
         raise DatasetNotFoundError(f"no folder root='{root}'; pass datamodule.root=DIR with {sorted(files)}.")

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 CELLS_PER_TILE = 4
 KNOWN: dict[str, dict[str, Any]] = {
     "channels": {"names": None, "inputs": None, "settings": None},
-    "labels": {"classes": ["low", "medium", "high"], "settings": None},
+    "labels": {"classes": ["low", "medium", "high"], "file": None, "settings": None},
     "tiles": {"px": 256, "stride": None, "min_labelled": 1},
     "splits": {
         "method": "blocks",
@@ -53,7 +53,7 @@ class LandslideDataModule(L.LightningDataModule):
         root: folder with ``dtm.tif``, ``ortho.tif``, ``landcover.tif``, ``attributes.tif`` (what the channels need)
             and ``labels.tif``, ``labels.gpkg`` or ``labels.csv``, or with such a folder for each area.
         channels: ``{names, inputs, settings}``: None is the recipe's 28; files with other names; windows in metres.
-        labels: ``{classes, settings}``: names from low to high; see :func:`~.label_raster.make_labels`.
+        labels: ``{classes, file, settings}``: names from low to high; see :func:`~.label_raster.make_labels`.
         tiles: ``{px, stride, min_labelled}``: side, step, labelled pixels that a train tile must hold.
         splits: ``{method, block_px, buffer_px, shares, folds, test_area, seed}`` of :meth:`SpatialSplits.make`.
         fold: that is the test; None goes by the shares.
@@ -97,20 +97,23 @@ class LandslideDataModule(L.LightningDataModule):
 
     def targets(self) -> dict[str, Path]:
         """Where each area's channels and labels lie."""
-        found = find_areas(self.root, self.channels, self.channel_options["inputs"])
+        found = self._folders()
         rest = [self.channel_options[key] for key in ("inputs", "settings")]
         return {
             name: area_cache(self.cache_dir, folder, self.channels.names, *rest, self.labels)
             for name, folder in found.items()
         }
 
+    def _folders(self) -> dict[str, Path]:
+        return find_areas(self.root, self.channels, self.channel_options["inputs"], self.labels["file"])
+
     def prepare_data(self) -> None:
         """Makes the channels and label rasters that are not there yet; goes on where an earlier run was stopped."""
-        folders = find_areas(self.root, self.channels, self.channel_options["inputs"])
+        folders = self._folders()
         for name, target in self.targets().items():
             options = {key: self.channel_options[key] for key in ("inputs", "settings")}
             grid = make_channels(folders[name], self.channels, target, **options)
-            make_labels(folders[name], grid, self.classes, target, self.labels["settings"])
+            make_labels(folders[name], grid, self.classes, target, self.labels["settings"], self.labels["file"])
 
     def setup(self, stage: str) -> None:
         """Opens the areas, and makes the splits and statistics unless a checkpoint's were adopted."""

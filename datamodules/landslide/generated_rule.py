@@ -34,7 +34,7 @@ RULE: dict[str, float] = {
     "hollow": 0.7,  # x tanh(convergence of the flow x 30 m)
     "wetness": 0.35,  # x (TWI - 6), at most 2 of it
     "aspect": 0.6,  # x cos(aspect - the wet side)
-    "weak_rock": 0.9,  # x weakness, -1 to 1
+    "weak_rock": 0.8,  # x weakness, -1 to 1
     "apron": 1.0,  # x (the steepest slope within 10 px uphill - 36 degrees) / 4 degrees, 0 to 1
     "smooth_px": 1.7,  # of the Gaussian that the score is smoothed with: ground fails in one piece
     "runout_source": 0.45,  # probability of failure uphill from which on ground is run over
@@ -74,11 +74,11 @@ class Climate:
     snow: float = 0.0
     crops: float = 0.15
     wet_side_deg: float = 200.0
-    intercept: float = -3.3
+    intercept: float = -2.9
     brightness: float = 1.0
     unlabelled: float = 0.2
     missing_corners: float = 0.0
-    missed: float = 0.08
+    missed: float = 0.06
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def draw_labels(rng: np.random.Generator, p_high: Field, p_medium: Field, climat
     labels[first < p_high] = HIGH
     objects, count = label(labels > LOW)
     sizes = np.bincount(objects.ravel(), minlength=count + 1)
-    missed = (rng.random(count + 1) < climate.missed) & (sizes < 0.005 * labels.size)
+    missed = (rng.random(count + 1) < climate.missed) & (sizes < 0.002 * labels.size)
     missed[0] = False
     labels[missed[objects]] = LOW
     gaps = random_field(rng, side, power=2.0, finest=12, coarsest=side / 3)

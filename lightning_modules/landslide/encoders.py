@@ -20,7 +20,8 @@ def encoder_and_decoder(
     Args:
         name: smp's name, or timm's with ``tu-`` before it.
         channels: of the input; the first convolution's pretrained kernels are repeated and scaled to them.
-        weights: None is random; a name of smp's (``imagenet``) is fetched from the hub; a file is read from disk.
+        weights: None is random; a name of smp's (``imagenet``) is fetched from the hub, for ``tu-`` encoders those of
+            timm's tag whatever the name; a file is read from disk.
         decoder_channels: one number a level, 3 to 5 levels.
 
     Raises:
@@ -38,7 +39,7 @@ def encoder_and_decoder(
         unet: Any = smp.Unet(
             name,
             encoder_depth=len(decoder_channels),
-            encoder_weights=None if later else weights if state is None else True,  # True: timm's own way to say yes
+            encoder_weights=None if later or weights is None else timm_own or weights,  # timm wants True
             decoder_channels=decoder_channels,
             in_channels=RGB if later else channels,
             **options,
@@ -78,7 +79,7 @@ def read_state(path: str) -> dict[str, Tensor]:
 
 
 def _explained(error: Exception, name: str, weights: str | None, from_file: bool) -> StagewiseError:
-    reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
+    reason = str(error).strip().split("\n")[0][:300].rstrip(".") or type(error).__name__
     if weights is None:
         return StagewiseError(f"network.encoder='{name}': {reason}")
     if from_file:

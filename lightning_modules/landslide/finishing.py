@@ -96,7 +96,8 @@ def scored(
         draw_quicklook(maps[name], maps[name] / "quicklook.png", datamodule.areas[name])
     if not maps:
         raise StagewiseError(f"no area has labelled pixels of the split '{split}'.")
-    return evaluate_maps(maps, datamodule.areas, datamodule.splits, module.schema, folder, split, baselines)
+    options = {**(module.hparams["evaluation"] or {}), "baselines": baselines}
+    return evaluate_maps(maps, datamodule.areas, datamodule.splits, module.schema, folder, split, **options)
 
 
 def areas_of(datamodule: Any, split: str) -> list[str]:

@@ -28,6 +28,7 @@ class LandslideModule(L.LightningModule):
         loss: of :class:`LandslideObjective`: ``{focal, dice, ordinal, soft_labels}``.
         inference: ``{window, overlap, batch, tta, mc_dropout, crf}``, see ``mapping.check_inference``.
         calibration: ``temperature``, ``temperature_bias``, ``isotonic`` or ``none``.
+        evaluation: ``{train_pixels, trees, block_px}`` of :func:`~.evaluation.evaluate_maps`.
         optimizer: a :class:`GroupedOptimizer`; not needed for inference.
     """
 
@@ -37,6 +38,7 @@ class LandslideModule(L.LightningModule):
         loss: dict[str, Any] | None = None,
         inference: dict[str, Any] | None = None,
         calibration: str = "temperature",
+        evaluation: dict[str, Any] | None = None,
         optimizer: Any = None,
     ) -> None:
         super().__init__()
