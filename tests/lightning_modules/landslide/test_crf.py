@@ -207,10 +207,10 @@ def in_tiles(crf, probability, guide, valid=None):
 
 def test_tiles_agree_with_the_whole():
     """With a halo of four deviations; their lattices line up, or the difference would be some percent."""
-    probability, guide, _ = scene(size=120)
+    probability, guide, _ = scene(size=100)
     settings = {"bilateral_xy": 8.0, "spatial_weight": 3.0, "compat_bilateral": 5.0}
     whole = DenseCRF(**settings).refine(probability, guide)
-    tiled = in_tiles(DenseCRF(**settings, tile=60), probability, guide)
+    tiled = in_tiles(DenseCRF(**settings, tile=50), probability, guide)
     assert agreement(whole, tiled) >= 0.999
     assert (whole - tiled).abs().mean() < 1e-3
 
@@ -221,13 +221,16 @@ def test_a_halo_that_sees_everything_gives_the_whole():
     torch.testing.assert_close(in_tiles(DenseCRF(tile=32, halo=60), probability, guide), whole, rtol=0, atol=0)
 
 
-def test_the_place_in_the_raster_sets_the_lattice():
-    """A window far away is refined as the same pixels of a raster that starts three deviations before it."""
+@pytest.mark.parametrize(("axis", "period"), [(0, 3.0), (1, 3.0**0.5)])
+def test_the_place_in_the_raster_sets_the_lattice(axis, period):
+    """It repeats itself: a window a hundred thousand periods away is refined as the same pixels here, not otherwise."""
     probability, guide, _ = scene(size=48)
-    crf = DenseCRF(spatial_weight=4.0, bilateral_xy=12.0)
-    near, far = (crf.refine(probability, guide, origin=(row, 0)) for row in (5, 5 + 36 * 100_000))
-    torch.testing.assert_close(near, far, atol=1e-4, rtol=0)
-    assert (near - crf.refine(probability, guide)).abs().max() > 1e-3
+    crf = DenseCRF(spatial_weight=12 / period, bilateral_xy=36 / period)
+    here, far, between = (
+        crf.refine(probability, guide, origin=(5, 5 + shift) if axis else (5 + shift, 5)) for shift in (0, 3_600_000, 5)
+    )
+    torch.testing.assert_close(here, far, atol=1e-4, rtol=0)
+    assert (here - between).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(("height", "width", "tile"), [(100, 70, 32), (32, 32, 32), (1, 5, 2)])
