@@ -20,7 +20,8 @@ import torch
 from timing import in_turn, parse, parser_of, ratio, show, spread, verdict, write
 from torch import Tensor
 
-from stagewise.lightning_modules.landslide.crf import MIN_PROBABILITY, DenseCRF
+from stagewise.lightning_modules.landslide.crf import DenseCRF
+from stagewise.lightning_modules.landslide.mean_field import MIN_PROBABILITY
 
 SIZES, QUICK_SIZES = (512, 1024, 2048), (128, 256)
 AGREEMENT_BAR, SPEED_BAR = 0.99, 1.0

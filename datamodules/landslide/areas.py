@@ -36,7 +36,8 @@ def find_areas(
         raise DatasetNotFoundError(f"no folder root='{root}'; pass datamodule.root=DIR with {sorted(files)}.")
     if any((root / name).is_file() for name in files):
         return {root.resolve().name: root}
-    found = {p.name: p for p in sorted(root.iterdir()) if p.is_dir() and any((p / name).is_file() for name in files)}
+    folders = [p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    found = {p.name: p for p in folders if any((p / name).is_file() for name in files)}
     if not found:
         raise DatasetNotFoundError(f"neither '{root}' nor a folder in it holds one of {sorted(files)}.")
     return found

@@ -127,7 +127,7 @@ def write_rasters(folder: Path, drawn: Landscape, pixel_size_m: float, origin_m:
         pixel_size_m: of its grid.
         origin_m: east and north of its north-west corner.
     """
-    known, nan = drawn.known, np.float32(np.nan)
+    known = drawn.known
     height = np.where(known, drawn.height_m, np.float32(_NODATA_M))
     ortho = np.stack([*drawn.ortho * known, np.where(known, 255, 0).astype(np.uint8)])
     colours = ("red", "green", "blue", "alpha")
@@ -137,7 +137,7 @@ def write_rasters(folder: Path, drawn: Landscape, pixel_size_m: float, origin_m:
     _write(folder / "dtm.tif", height[None], *place, nodata=_NODATA_M, names=("elevation",))
     _write(folder / "ortho.tif", ortho, *place, names=colours)
     _write(folder / "labels.tif", drawn.labels[None], *place, nodata=0, names=("class",))
-    _write(folder / "truth.tif", np.where(known, truth, nan), *place, nodata=nan, names=names)
+    _write(folder / "truth.tif", np.where(known, truth, np.float32(np.nan)), *place, nodata=float("nan"), names=names)
     shift_m = _COVER_SHIFT * pixel_size_m
     corner = origin_m[0] - shift_m, origin_m[1] + shift_m
     coarse = coarser(drawn.landcover, _COVER_FACTOR, _COVER_SHIFT)

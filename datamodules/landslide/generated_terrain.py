@@ -125,7 +125,7 @@ def carve(base: Field, steepness: Field, rough: Field, pixel_size_m: float, roun
 
     Source: Flint, "Stream gradient as a function of order, magnitude, and discharge", 1974 (slope and area).
     """
-    height = base
+    height: NDArray[np.floating] = base
     for _ in range(rounds):
         receiver, levels = drainage_tree(height)
         area = drained_area(receiver, levels)
@@ -190,15 +190,15 @@ def relief(rng: np.random.Generator, side: int, pixel_size_m: float, steepness: 
     return fine.astype(np.float32)
 
 
-def gradient(height: Field, pixel_size_m: float) -> tuple[Field, Field]:
+def gradient(height: NDArray[np.floating], pixel_size_m: float) -> tuple[Field, Field]:
     """Rise to the north and to the east, metre a metre.
 
     >>> north, east = gradient(np.array([[0, 5], [0, 5]], np.float32), 10.0)
     >>> float(north[0, 0]), float(east[0, 0])
     (0.0, 0.5)
     """
-    south, east = np.gradient(height, pixel_size_m)
-    return 0.0 - south, east
+    south, east = np.gradient(height.astype(np.float32), pixel_size_m)
+    return np.subtract(0, south, dtype=np.float32), np.asarray(east, np.float32)
 
 
 def convergence(height: Field, pixel_size_m: float, smooth_px: float) -> Field:

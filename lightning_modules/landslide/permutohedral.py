@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from ...datamodules.errors import StagewiseError
+from .pieces import pieces, side_by_side
 
-CHUNK = {"cpu": 1 << 16}  # points taken at a time: on a CPU their temporaries stay in the cache
-CHUNK_ON_DEVICE = 1 << 22
 MULTIPLIER = -7046029254386353131  # odd, 2^64 / golden ratio: multiplicative hashing
 EMPTY = -(1 << 63)
 
@@ -26,6 +25,7 @@ class PermutohedralLattice:
     Args:
         features: (d, N) float, in units of the Gaussian's deviation.
         scale: what the matrix is multiplied by.
+        threads: that share the points, on a CPU.
 
     Raises:
         StagewiseError: features that span more lattice cells than 64 bits can number.
@@ -35,7 +35,8 @@ class PermutohedralLattice:
     tensor([[2., 2., 5.]])
     """
 
-    def __init__(self, features: Tensor, scale: float = 1.0) -> None:
+    def __init__(self, features: Tensor, scale: float = 1.0, threads: int = 1) -> None:
+        self._threads = threads
         d, n = features.shape
         self._corner = torch.empty(d + 1, n, dtype=torch.int32, device=features.device)
         self._weight = torch.empty(d + 1, n, dtype=torch.float32, device=features.device)
@@ -47,14 +48,21 @@ class PermutohedralLattice:
 
     def filter(self, values: Tensor) -> Tensor:
         """Applies the matrix: (C, N) -> (C, N)."""
-        lattice = self.empty(len(values))
-        out = torch.empty_like(values)
         parts = pieces(values.shape[1], values.device)
-        for part in parts:
-            self.spread(values[:, part], part, lattice)
-        lattice = self.blur(lattice)
-        for part in parts:
-            self.read(part, lattice, out[:, part].zero_())
+        out = torch.zeros_like(values)
+
+        def spread(share: list[slice]) -> Tensor:
+            lattice = self.empty(len(values))
+            for part in share:
+                self.spread(values[:, part], part, lattice)
+            return lattice
+
+        def read(share: list[slice]) -> None:
+            for part in share:
+                self.read(part, lattice, out[:, part])
+
+        lattice = self.blur(torch.stack(side_by_side(spread, parts, self._threads)).sum(0))
+        side_by_side(read, parts, self._threads)
         return out
 
     def empty(self, channels: int) -> Tensor:
@@ -84,17 +92,23 @@ class PermutohedralLattice:
     def _number(self, features: Tensor, radix: Tensor) -> Tensor:
         """Fills in corners and weights; returns the corners' keys in ascending order, which numbers them."""
         parts = pieces(features.shape[1], features.device)
-        found = []
-        for part in parts:
-            key, self._weight[:, part] = _simplex(features[:, part], radix)
-            distinct, number = _distinct(key.flatten())
-            self._corner[:, part] = number.view_as(key)
-            found.append(distinct)
+
+        def embed(share: list[slice]) -> list[Tensor]:
+            return [self._embed(features[:, part], radix, part) for part in share]
+
+        found = [keys for share in side_by_side(embed, parts, self._threads) for keys in share]
         keys, numbers = torch.unique(torch.cat(found), return_inverse=True)
         for part, of_part in zip(parts, numbers.int().split([len(keys_of_part) for keys_of_part in found])):
             corner = self._corner[:, part]
             corner.copy_(of_part.index_select(0, corner.flatten()).view_as(corner))
         return keys
+
+    def _embed(self, features: Tensor, radix: Tensor, part: slice) -> Tensor:
+        """Fills in a part, its corners numbered on their own; returns their keys in the order of these numbers."""
+        key, self._weight[:, part] = _simplex(features, radix)
+        distinct, number = _distinct(key.flatten())
+        self._corner[:, part] = number.view_as(key)
+        return distinct
 
 
 def _neighbours(keys: Tensor, axis: int, radix: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,16 +127,6 @@ def _neighbours(keys: Tensor, axis: int, radix: Tensor) -> tuple[Tensor, Tensor]
     after = before.clone()
     before[here], after[there] = there.int(), here.int()
     return before, after
-
-
-def pieces(n: int, device: torch.device) -> list[slice]:
-    """Parts of n points to be taken one at a time.
-
-    >>> pieces(100_000, torch.device("cpu"))
-    [slice(0, 65536, None), slice(65536, 100000, None)]
-    """
-    size = CHUNK.get(device.type, CHUNK_ON_DEVICE)
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def _elevated(features: Tensor) -> Tensor:

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from stagewise.datamodules.errors import StagewiseError
-from stagewise.lightning_modules.landslide.crf import MIN_PROBABILITY, DenseCRF
+from stagewise.lightning_modules.landslide.crf import DenseCRF
+from stagewise.lightning_modules.landslide.mean_field import MIN_PROBABILITY
 from stagewise.lightning_modules.landslide.permutohedral import PermutohedralLattice
+from stagewise.lightning_modules.landslide.pieces import PIECE
 
 
 def blurred_noise(shape, deviation, generator):
@@ -118,6 +120,21 @@ def test_a_lattice_is_linear_and_leaves_no_weight_out(d):
     torch.testing.assert_close(lattice.filter(values), values @ matrix, atol=1e-5, rtol=1e-4)
     assert matrix.min() >= 0
     assert torch.linalg.eigvals(matrix.double()).abs().max() == pytest.approx(1, abs=0.05)  # neither grows nor fades
+
+
+def test_threads_share_the_work_and_change_nothing(monkeypatch):
+    probability, guide, _ = scene()
+    alone = DenseCRF().refine(probability, guide)
+    monkeypatch.setitem(PIECE, "cpu", 1000)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with torch.inference_mode():
+            together = DenseCRF().refine(probability.requires_grad_(), guide)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
 
 
 def test_noise_goes_and_edges_of_the_guide_stay():
