@@ -58,7 +58,7 @@ class SweepReport(Callback):
             "monitor": config.monitor.name,
             "mode": config.monitor.mode,
             "score": job_return._return_value if done else None,
-            **tested(_run_dir(config, job_return), config.get("table") or []),
+            **figures_of_run(_run_dir(config, job_return), config.get("table") or []),
             "run_dir": _run_dir(config, job_return),
         }
         folder = Path(job_return.hydra_cfg.hydra.runtime.output_dir)
@@ -88,7 +88,7 @@ class SweepReport(Callback):
             log.info("written: %s", folder / "sweep_summary.csv")
 
 
-def tested(run_dir: str, names: Iterable[str]) -> dict[str, float]:
+def figures_of_run(run_dir: str, names: Iterable[str]) -> dict[str, float]:
     """Those figures of the run's own test that stand in the table."""
     path = Path(run_dir) / "evaluation_test" / "metrics.json"
     found = json.loads(path.read_text()) if path.is_file() else {}

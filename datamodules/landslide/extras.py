@@ -12,7 +12,7 @@ def require(*packages: str) -> None:
         StagewiseError: names it and the command that installs it.
 
     >>> require("torch")
-    >>> require("no_such_library")
+    >>> require("no_such_library")  # doctest: +IGNORE_EXCEPTION_DETAIL
     Traceback (most recent call last):
     ...
     stagewise.datamodules.errors.StagewiseError: this needs no_such_library; run: pip install 'stagewise[geo]'
