@@ -93,7 +93,7 @@ def test_the_recipe_of_landslide_v25_is_in_its_config():
     rare = cfg.datamodule.rare
     assert (rare["class"], rare.sampler.target_share, rare.smote.k) == ("medium", 0.075, 5)
     assert (cfg.trainer.max_epochs, cfg.trainer.gradient_clip_val, cfg.datamodule.loader.batch_size) == (60, 1.0, 4)
-    assert cfg.callbacks.stages.stages.all.patience == 15 and cfg.monitor.name == "val/quadratic_kappa"
+    assert cfg.callbacks.stages.stages.all.patience == 15 and cfg.monitor.name == "val/macro_f1"
     assert all(group.lr == 3e-4 for group in cfg.optimizer.groups.values())
     assert cfg.optimizer.factory.weight_decay == 1e-4 and cfg.optimizer.schedule.shape == "cosine"
 

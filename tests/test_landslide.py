@@ -99,7 +99,11 @@ def test_a_run_leaves_checkpoint_metrics_pictures_and_card(trained, best):
 def test_the_checkpoint_is_safe_self_contained_and_calibrated(best):
     state = torch.load(best, weights_only=True)["landslide"]
     assert {"channels", "mean", "std", "splits", "typical", "pixel_size_m"} <= set(state["schema"])
-    assert state["calibration"]["kind"] == "temperature"
+    assert state["calibration"]["kind"] == "temperature_bias"
+    assert len(state["calibration"]["decision"]["weights"]) == 3
+    choice = state["calibration"]["crf"]
+    assert choice["kept"] == (choice["kappa_with"] >= choice["kappa_without"])
+    assert (state["inference"]["crf"] is not None) == choice["kept"]
     assert state["calibration"]["nll_after"] <= state["calibration"]["nll_before"]
     assert state["metrics"]["test/pixels"] > 0
 
@@ -157,13 +161,16 @@ def test_an_ensemble_is_the_mean_of_its_members(trained, best, survey, tmp_path)
         with rasterio.open(tmp_path / name / "probabilities.tif") as raster:
             found.append(raster.read())
         card = json.loads((tmp_path / name / "model_card.json").read_text())
-    temperatures = [load_module(str(c)).calibration["temperature"] for c in (best, second)]
+    members = [load_module(str(c)).calibration for c in (best, second)]
     assert card["members"] == 2
-    assert card["calibration"]["temperature"] == pytest.approx(np.sqrt(np.prod(temperatures)))
-    a, b, both = (
-        p**t / (p**t).sum(0) for p, t in zip(found, [*temperatures, card["calibration"]["temperature"]], strict=True)
-    )
-    assert np.nanmax(np.abs((a + b) / 2 - both)) < 1e-3  # temperatures undone: the mean of the networks' own answers
+    assert card["calibration"]["temperature"] == pytest.approx(np.sqrt(np.prod([m["temperature"] for m in members])))
+    a, b, both = (undone(p, state) for p, state in zip(found, [*members, card["calibration"]], strict=True))
+    assert np.nanmax(np.abs((a + b) / 2 - both)) < 1e-3  # calibration undone: the mean of the networks' own answers
+
+
+def undone(probability: np.ndarray, state: dict) -> np.ndarray:
+    raw = np.exp((np.log(probability) - np.reshape(state["bias"], (-1, 1, 1))) * state["temperature"])
+    return raw / raw.sum(0)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from filelock import FileLock
 from torch.utils.data import DataLoader, RandomSampler
 
 from ..errors import StagewiseError
@@ -112,8 +113,10 @@ class LandslideDataModule(L.LightningDataModule):
         folders = self._folders()
         for name, target in self.targets().items():
             options = {key: self.channel_options[key] for key in ("inputs", "settings")}
-            grid = make_channels(folders[name], self.channels, target, **options)
-            make_labels(folders[name], grid, self.classes, target, self.labels["settings"], self.labels["file"])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{target}.lock"):  # of two runs at once one makes them, the other waits
+                grid = make_channels(folders[name], self.channels, target, **options)
+                make_labels(folders[name], grid, self.classes, target, self.labels["settings"], self.labels["file"])
 
     def setup(self, stage: str) -> None:
         """Opens the areas, and makes the splits and statistics unless a checkpoint's were adopted."""
@@ -176,7 +179,7 @@ class LandslideDataModule(L.LightningDataModule):
             smote = TileSmote(rare_class=self._rare_position(), **self.rare["smote"])
             synthetic = smote.make(source, self.cache_dir / "landslide")
             dataset = TileDataset(self.areas, table, self.splits, light, synthetic)
-        dataset.tiles.write_csv(next(iter(self.targets().values())).parent / "train_tiles.csv")
+        dataset.tiles.write_csv(next(iter(self.targets().values())).parent / f"train_tiles-{self.data_key()}.csv")
         return dataset
 
     def _rare_position(self) -> int:

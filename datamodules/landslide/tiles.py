@@ -97,7 +97,7 @@ class TileTable:
     def write_csv(self, path: str | Path) -> None:
         """Writes a row a tile, for people to look at."""
         classes = [f"class_{k + 1}" for k in range(self.counts.shape[1])]
-        part = Path(f"{path}.part")
+        part = Path(f"{path}.{os.getpid()}.part")  # runs at once share the folder
         with part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(

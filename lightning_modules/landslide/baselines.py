@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bootstrap import quadratic_kappa
+from .decision import choose, class_weights
 from .pixel_models import Constant, PixelModel, SlopeThreshold, forest, logistic
 from .scores import pixel_scores
 
@@ -16,7 +16,6 @@ TITLES = {
     "logistic_regression": "logistic regression",
     "random_forest": "random forest",
 }
-EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 Answer = tuple[NDArray[np.float64], NDArray[np.int64]]
 """Probabilities (N, K) and answered classes (N,)."""
 
@@ -25,11 +24,9 @@ class Baselines:
     """Models that see one pixel at a time, fitted on train pixels.
 
     They get what makes them strong, so that beating them means something. All learn the true frequencies (the weights
-    undo a stratified sample), so their probabilities are calibrated like the map's. With those frequencies the most
-    probable class is never a rare one, while the network was told to look for it; so each baseline answers with the
-    argmax of ``p / frequency ** exponent``, the exponent that gives the best quadratic kappa on validation pixels, the
-    split that chose the network's epoch. The slope threshold answers with its own cut points, fitted on train. No
-    choice ever sees a test label.
+    undo a stratified sample), so their probabilities are calibrated like the map's, and each answers by the rule that
+    the map answers by, chosen on the same validation pixels (:func:`~.decision.choose`). The slope threshold answers
+    with its own cut points, fitted on train. No choice ever sees a test label.
 
     Args:
         classes: names, low to high.
@@ -86,23 +83,13 @@ class Baselines:
     ) -> NDArray[np.int64]:
         if name == "slope_threshold":
             return self.models[name].bin(x)
-        return (probability / np.maximum(self.frequency, 1e-9) ** exponent).argmax(1)
+        return (probability * class_weights(self.frequency, exponent)).argmax(1)
 
     def _exponent(self, name: str, validation: Any) -> float:
         if name in ("majority", "slope_threshold") or validation is None or len(np.unique(validation[1])) < 2:
             return 0.0
         x, y, weight = validation
-        probability = self.models[name].probability(x)
-        answers = [self._answer(name, x, probability, exponent) for exponent in EXPONENTS]
-        kappas = [quadratic_kappa(matrix_of(y, answer, weight, len(self.classes))) for answer in answers]
-        return EXPONENTS[int(np.argmax(kappas))]
-
-
-def matrix_of(
-    truth: NDArray[np.integer], answer: NDArray[np.integer], weight: NDArray[np.floating], count: int
-) -> NDArray[np.float64]:
-    """(K, K) weighted confusion matrix, truth x answer."""
-    return np.bincount(truth * count + answer, weight, count * count).reshape(count, count).astype(np.float64)
+        return float(choose(self.models[name].probability(x), y, self.frequency, weight)["exponent"])
 
 
 def leak_gap(

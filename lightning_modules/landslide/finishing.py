@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
-from numpy.typing import NDArray
 
 from ...datamodules.errors import StagewiseError
-from . import calibration, mapping
+from . import fitting, mapping
 from .evaluation import evaluate_maps
-from .inference import WORK, Inference, squares
 from .model_card import model_card, write_model_card
 from .quicklook import draw_quicklook
 
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from .module import LandslideModule
 
 log = logging.getLogger(__name__)
-MOST_PIXELS = 2_000_000
 CALIBRATION_FILE = "calibration.json"
 
 
@@ -38,8 +35,7 @@ def finish(module: "LandslideModule", trainer: L.Trainer, datamodule: Any, best:
         return
     module.to(trainer.strategy.root_device)
     target = folder / "evaluation_test"
-    if module.calibration_kind != "none":
-        module.calibration = fitted(module, datamodule, target)
+    module.calibration, module.inference = fitting.fit(module, datamodule, target, choose_crf=True)
     module.metrics, text = scored(module, datamodule, "test", target)
     numbers = {name: None if np.isnan(value) else value for name, value in module.metrics.items()}  # NaN is no JSON
     (target / "metrics.json").write_text(json.dumps(numbers, indent=1))
@@ -76,8 +72,8 @@ def evaluate(
     for member in module.members:
         member.to(trainer.strategy.root_device)
     module.inference = mapping.check_inference(module.inference | (inference or {}))
-    if module.calibration_kind != "none" and (len(module.members) > 1 or inference):
-        module.calibration = fitted(module, datamodule, folder)
+    if len(module.members) > 1 or inference:
+        module.calibration, _ = fitting.fit(module, datamodule, folder, choose_crf=False)
         (folder / CALIBRATION_FILE).write_text(json.dumps(module.calibration))
     return scored(module, datamodule, split, folder, baselines)
 
@@ -87,62 +83,14 @@ def scored(
 ) -> tuple[dict[str, float], str]:
     """The maps of all areas that have labels of the split, and their figures."""
     maps = {}
-    for name in areas_of(datamodule, split):
-        chain = chain_of(module, datamodule.areas[name], folder, module.calibration)
-        if chain.waiting(maps_folder(folder, name)):
+    for name in fitting.areas_of(datamodule, split):
+        chain = fitting.chain_of(module, datamodule.areas[name], folder, module.inference, module.calibration)
+        if chain.waiting(fitting.maps_folder(folder, name)):
             chain.run()
-            chain.write(maps_folder(folder, name), {"stagewise_model": chain.model.key})
-        maps[name] = maps_folder(folder, name)
+            chain.write(fitting.maps_folder(folder, name), {"stagewise_model": chain.model.key})
+        maps[name] = fitting.maps_folder(folder, name)
         draw_quicklook(maps[name], maps[name] / "quicklook.png", datamodule.areas[name])
     if not maps:
         raise StagewiseError(f"no area has labelled pixels of the split '{split}'.")
     options = {**(module.hparams["evaluation"] or {}), "baselines": baselines}
     return evaluate_maps(maps, datamodule.areas, datamodule.splits, module.schema, folder, split, **options)
-
-
-def areas_of(datamodule: Any, split: str) -> list[str]:
-    """Areas with labelled pixels of a split."""
-    found = [name for name, area in datamodule.areas.items() if name in datamodule.splits.codes and area.has_labels]
-    return [name for name in found if datamodule.splits.has(name, split)]
-
-
-def maps_folder(folder: Path, area: str) -> Path:
-    """Where an area's layers lie."""
-    return folder / "maps" / area
-
-
-def chain_of(module: "LandslideModule", area: Any, folder: Path, state: dict[str, Any] | None) -> Inference:
-    """The chain of an area, with its steps kept in the folder of its map."""
-    model = mapping.model_of(module.members, state, module.inference["mc_dropout"] > 1)
-    settings = mapping.settings_of(module.inference, module.device)
-    return Inference(area, model, settings, maps_folder(folder, area.name) / WORK)
-
-
-def fitted(module: "LandslideModule", datamodule: Any, folder: Path) -> dict[str, Any]:
-    """A calibration fitted on its own split, after everything that inference does."""
-    probability, label = [], []
-    for name in areas_of(datamodule, "calibration"):
-        area = datamodule.areas[name]
-        chain = chain_of(module, area, folder, None)
-        chain.run()
-        for window in squares(area.height, area.width):
-            here = np.where(datamodule.splits.mask(name, window, "calibration"), area.read_labels(window), -1)
-            if (here >= 0).any():
-                probability.append(chain.probability(window, calibrated=False)[:, here >= 0].T)
-                label.append(here[here >= 0])
-    if not label:
-        raise StagewiseError("the split has no calibration part; give it a share, or set calibration=none.")
-    state = calibration.fit(*_thinned(np.concatenate(probability), np.concatenate(label)), module.calibration_kind)
-    log.info(
-        "calibration: %s", {k: round(v, 4) if isinstance(v, float) else v for k, v in state.items() if k != "steps"}
-    )
-    return state
-
-
-def _thinned(
-    probability: NDArray[np.float32], label: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    known = np.flatnonzero(np.isfinite(probability).all(1))
-    if len(known) > MOST_PIXELS:
-        known = np.random.default_rng(0).choice(known, MOST_PIXELS, replace=False)
-    return probability[known], label[known]

@@ -118,7 +118,12 @@ class Inference:
         channels = self.area.read_channels(window)
         uncertainty = self.network.read(window)[len(self.model.classes)]
         novelty = novelty_of(channels, self.model.typical)
-        return layer_values(self._probability(window, _valid(channels), True), uncertainty, novelty)
+        return layer_values(self._probability(window, _valid(channels), True), uncertainty, novelty, self._weights)
+
+    @property
+    def _weights(self) -> list[float] | None:
+        decision = (self.model.calibration or {}).get("decision")
+        return decision["weights"] if decision else None
 
     def write(self, output: str | Path, tags: Mapping[str, str] | None = None) -> None:
         """Writes what is missing of the map.
@@ -147,7 +152,7 @@ class Inference:
 
     def waiting(self, output: str | Path) -> list[Layer]:
         """Layers that are not in ``output``, or are there from another run."""
-        layers = map_layers(self.model.classes, self.passes.kind)
+        layers = map_layers(self.model.classes, self.passes.kind, self._weights)
         return [layer for layer in layers if not has_key(Path(output) / f"{layer.name}.tif", self.key)]
 
 

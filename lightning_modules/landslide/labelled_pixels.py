@@ -14,7 +14,7 @@ from ...datamodules.landslide.prepared import PreparedArea, Window
 
 MOST_BLOCKS = 1024  # of an area, for the bootstrap; more are put together to larger ones
 BATCH = 200_000  # pixels
-PROBABILITIES_FILE = "probabilities.tif"
+PROBABILITIES_FILE, CLASSES_FILE = "probabilities.tif", "class_map.tif"
 Read = Callable[[str, Window], NDArray[np.float32]]
 """Area and window -> (V, rows, columns)."""
 
@@ -175,10 +175,11 @@ def _together(parts: list[Pixels]) -> Pixels:
 
 
 class ExportedMap:
-    """The class probabilities of a map on disk.
+    """The class probabilities and answers of a map on disk.
 
     Args:
-        folder: with ``probabilities.tif``: K float bands, NaN is nodata.
+        folder: with ``probabilities.tif``: K float bands, NaN is nodata; and ``class_map.tif``, where the answers are
+            not the most probable classes.
         area: whose grid it must have.
         classes: number of classes K.
 
@@ -201,6 +202,8 @@ class ExportedMap:
                 f"'{self.path}' ({found[0]} x {found[1]}) lies on another grid than area '{area.name}' "
                 f"({wanted[0]} x {wanted[1]}); export the map again."
             )
+        classes_file = Path(folder) / CLASSES_FILE
+        self._classes: Any = rasterio.open(classes_file) if classes_file.is_file() else None
 
     def read(self, window: Window) -> NDArray[np.float32]:
         """(K, rows, columns) probabilities; NaN in all bands where there is no prediction."""
@@ -213,6 +216,21 @@ class ExportedMap:
             raise StagewiseError(f"'{self.path}' holds probabilities that add up to 1 ± {off:.2f}; export it again.")
         return p
 
+    def answered(self, window: Window) -> NDArray[np.float32]:
+        """(K + 1, rows, columns) probabilities and, last, the class; NaN where there is no prediction."""
+        row, column, rows, columns = window
+        p = self.read(window)
+        if self._classes is None:
+            answer = np.nan_to_num(p, nan=-1).argmax(0)
+        else:
+            answer = self._classes.read(1, window=((row, row + rows), (column, column + columns)))
+        answer = np.where(np.isnan(p[0]), np.nan, answer).astype(np.float32)
+        if np.nanmax(answer, initial=0) >= len(p):
+            raise StagewiseError(f"'{self.path.parent / CLASSES_FILE}' lacks a class where there is a probability.")
+        return np.concatenate([p, answer[None]])
+
     def close(self) -> None:
-        """Closes the file."""
-        self._raster.close()
+        """Closes the files."""
+        for file in (self._raster, self._classes):
+            if file is not None:
+                file.close()

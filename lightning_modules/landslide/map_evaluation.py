@@ -81,12 +81,11 @@ class MapEvaluation:
     def _count_area(self, name: str, split: str) -> AreaCount | None:
         parts: list[Tally] = []
         missing = 0
-        for batch in self.pixels.batches(name, split, lambda _, window: self.maps[name].read(window)):
+        for batch in self.pixels.batches(name, split, lambda _, window: self.maps[name].answered(window)):
             there = ~np.isnan(batch.value[:, 0])
             missing += int((~there).sum())
-            parts = [
-                merge([*parts, tally_of(batch.label[there], batch.value[there], batch.block[there], self.classes)])
-            ]
+            p, answer = batch.value[there, :-1], batch.value[there, -1].astype(np.int64)
+            parts = [merge([*parts, tally_of(batch.label[there], p, batch.block[there], self.classes, answer)])]
         return AreaCount(parts[0], self._ground(name, split), missing) if parts else None
 
     def _ground(self, name: str, split: str) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ class MapModel:
         std: (C) of the train pixels.
         key: names the weights; another key, another map.
         typical: ``positions, mean, precision, threshold`` of the squared Mahalanobis distance, or None.
-        calibration: of :func:`calibration.fit`, or None.
+        calibration: of :func:`calibration.fit`, with the ``decision`` of :func:`decision.choose`; or None.
     """
 
     members: Sequence[Member]

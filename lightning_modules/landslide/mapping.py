@@ -3,12 +3,12 @@
 import hashlib
 import json
 import logging
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     from .module import LandslideModule
 
 log = logging.getLogger(__name__)
-INFERENCE: dict[str, Any] = {"window": 512, "overlap": 128, "batch": 4, "tta": True, "mc_dropout": 0, "crf": {}}
+INFERENCE: dict[str, Any] = {"window": 512, "overlap": 128, "batch": 4, "tta": True, "mc_dropout": 0}
+INFERENCE |= {"crf": {}, "crf_must_pay": True}
 CHANNELS_FOLDER = ".channels"
 
 
 def check_inference(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """``{window, overlap, batch, tta, mc_dropout, crf}`` with the defaults.
+    """``{window, overlap, batch, tta, mc_dropout, crf, crf_must_pay}`` with the defaults.
 
     Raises:
         StagewiseError: an unknown key.
@@ -178,7 +179,7 @@ def predict_folder(
         calibration: JSON that evaluate.py wrote, of an ensemble or of a changed inference.
     """
     state = json.loads(Path(calibration).read_text()) if calibration else module.calibration
-    if state is None:
+    if state is None or state["kind"] == "none":
         log.warning("the model is not calibrated: its probabilities are the network's own")
     if inference and not calibration:
         log.warning("the calibration was fitted with the checkpoint's inference, not with %s", inference)
@@ -187,15 +188,22 @@ def predict_folder(
 
 
 def mean_calibration(states: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """The geometric mean of temperatures; None where a member has another calibration, or none.
+    """The geometric mean of temperatures and weights, the mean of biases; None where a member has none of them.
 
     >>> mean_calibration([{"kind": "temperature", "temperature": t} for t in (1.0, 4.0)])["temperature"]
     2.0
     """
-    if any(state is None or state["kind"] != "temperature" for state in states):
+    known = [state for state in states if state is not None and "temperature" in state]
+    if len(known) < len(states) or len({state["kind"] for state in known}) > 1:
         return None
-    logs = [math.log(state["temperature"]) for state in states if state is not None]
-    return {"kind": "temperature", "temperature": math.exp(sum(logs) / len(logs)), "of": "the members' mean"}
+    mean: dict[str, Any] = {"kind": known[0]["kind"], "of": "the members' mean"}
+    mean["temperature"] = float(np.exp(np.mean([np.log(state["temperature"]) for state in known])))
+    if "bias" in known[0]:
+        mean["bias"] = np.mean([state["bias"] for state in known], axis=0).tolist()
+    if all("decision" in state for state in known):
+        weights = np.exp(np.mean([np.log(state["decision"]["weights"]) for state in known], axis=0))
+        mean["decision"] = {"weights": weights.tolist()}
+    return mean
 
 
 def facts(module: "LandslideModule") -> dict[str, Any]:

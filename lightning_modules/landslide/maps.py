@@ -57,17 +57,20 @@ def class_colours(classes: int) -> list[Colour]:
     return [(round(r), round(g), round(b), 255) for r, g, b in mixed.tolist()]
 
 
-def map_layers(classes: Sequence[str], uncertainty: str) -> list[Layer]:
+def map_layers(classes: Sequence[str], uncertainty: str, class_weights: Sequence[float] | None = None) -> list[Layer]:
     """The layers of a map.
 
     Args:
         classes: names, low to high.
         uncertainty: its kind.
+        class_weights: of :func:`layer_values`, for the tags.
 
     >>> [layer.name for layer in map_layers(["low", "high"], "predictive entropy")]
     ['class_map', 'probabilities', 'score', 'p_high', 'uncertainty', 'novelty', 'valid']
     """
     names = {f"class_{i}": name for i, name in enumerate(classes)}
+    weights = ", ".join(f"{name} {weight:.4g}" for name, weight in zip(classes, class_weights or [1] * len(classes)))
+    names |= {"rule": f"the class with the largest weight x probability; weights: {weights}"}
     colours = dict(enumerate(class_colours(len(classes)))) | {NO_CLASS: (0, 0, 0, 0)}
     spread = {"kind": uncertainty, "unit": "nats", "of": "the network's answers, before CRF and calibration"}
     unlike = {"kind": "Mahalanobis distance / threshold", "unit": "1", "meaning": "above 1: unlike the training data"}
@@ -85,7 +88,10 @@ def map_layers(classes: Sequence[str], uncertainty: str) -> list[Layer]:
 
 
 def layer_values(
-    probability: NDArray[np.float32], uncertainty: NDArray[np.float32], novelty: NDArray[np.float32]
+    probability: NDArray[np.float32],
+    uncertainty: NDArray[np.float32],
+    novelty: NDArray[np.float32],
+    class_weights: Sequence[float] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Values of all layers in a window.
 
@@ -93,6 +99,7 @@ def layer_values(
         probability: (K, H, W), NaN in every class where there is no value.
         uncertainty: (H, W).
         novelty: (H, W).
+        class_weights: (K,) the class is that of the largest ``weight * probability``; None is 1 for all.
 
     Returns:
         Name -> (bands, H, W).
@@ -105,8 +112,9 @@ def layer_values(
     valid = np.logical_and.reduce(np.isfinite(probability))
     rank = np.linspace(0, 1, len(probability), dtype=np.float32)
     nothing = np.float32(np.nan)
+    weight = np.ones(len(probability)) if class_weights is None else np.array(class_weights)
     return {
-        "class_map": np.where(valid, probability.argmax(0), NO_CLASS)[None].astype(np.uint8),
+        "class_map": np.where(valid, (probability * weight[:, None, None]).argmax(0), NO_CLASS)[None].astype(np.uint8),
         "probabilities": np.where(valid, probability, nothing),
         "score": np.where(valid, np.tensordot(rank, probability, 1), nothing)[None],
         "p_high": np.where(valid, probability[-1], nothing)[None],

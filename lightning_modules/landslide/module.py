@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ...datamodules.errors import CheckpointError, StagewiseError
-from . import finishing, mapping
+from . import finishing, fitting, mapping
 from .network import LandslideNetwork
 from .objective import LandslideObjective
 from .scores import confusion_scores
@@ -26,8 +26,8 @@ class LandslideModule(L.LightningModule):
     Args:
         network: of :class:`LandslideNetwork`: ``{encoder, weights, attention, dropout}``.
         loss: of :class:`LandslideObjective`: ``{focal, dice, ordinal, soft_labels}``.
-        inference: ``{window, overlap, batch, tta, mc_dropout, crf}``, see ``mapping.check_inference``.
-        calibration: ``temperature``, ``temperature_bias``, ``isotonic`` or ``none``.
+        inference: ``{window, overlap, batch, tta, mc_dropout, crf, crf_must_pay}``, see ``mapping.check_inference``.
+        calibration: ``temperature_bias``, ``temperature``, ``isotonic`` or ``none``.
         evaluation: ``{train_pixels, trees, block_px}`` of :func:`~.evaluation.evaluate_maps`.
         optimizer: a :class:`GroupedOptimizer`; not needed for inference.
     """
@@ -37,7 +37,7 @@ class LandslideModule(L.LightningModule):
         network: dict[str, Any] | None = None,
         loss: dict[str, Any] | None = None,
         inference: dict[str, Any] | None = None,
-        calibration: str = "temperature",
+        calibration: str = "temperature_bias",
         evaluation: dict[str, Any] | None = None,
         optimizer: Any = None,
     ) -> None:
@@ -59,9 +59,15 @@ class LandslideModule(L.LightningModule):
         return list(self.schema["classes"])
 
     def setup(self, stage: str) -> None:
-        """Builds the network for the data's channels and classes."""
+        """Builds the network for the data's channels and classes.
+
+        Raises:
+            StagewiseError: the calibration's split lacks what it needs.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if not self.schema:
-            self.build(self.trainer.datamodule.schema, load=True)  # type: ignore[attr-defined]
+            self.build(data.schema, load=True)
+        fitting.check(self.calibration_kind, data.splits.counts["calibration"], self.class_names)
 
     def build(self, schema: dict[str, Any], load: bool) -> None:
         """Makes network, losses and metrics.
@@ -117,7 +123,8 @@ class LandslideModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes the checkpoint self-contained."""
         checkpoint["provenance"] = {**self.provenance, "module": type(self).__name__}
-        checkpoint["landslide"] = {"schema": self.schema, "calibration": self.calibration, "metrics": self.metrics}
+        state = {"schema": self.schema, "calibration": self.calibration, "metrics": self.metrics}
+        checkpoint["landslide"] = state | {"inference": self.inference}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Builds the network of the checkpoint, or checks that it is the same one."""
@@ -130,6 +137,8 @@ class LandslideModule(L.LightningModule):
         if differs:
             raise CheckpointError(f"the checkpoint's {', '.join(differs)} are not those of this data; train anew.")
         self.calibration, self.metrics = state["calibration"], state["metrics"]
+        if self.calibration is not None:  # it was fitted with this inference
+            self.inference = mapping.check_inference(state["inference"])
         self.provenance = self.provenance or checkpoint.get("provenance", {})  # a run that starts here keeps its own
 
     # --- use ---

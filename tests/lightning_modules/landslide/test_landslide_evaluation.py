@@ -258,3 +258,22 @@ def test_maps_that_do_not_fit_are_refused(root, tmp_path):
 def test_nothing_labelled_is_an_error(root, tmp_path):
     with pytest.raises(StagewiseError, match="nothing to score"):
         evaluate(root, tmp_path, ["wet"], splits=Columns(test=(0, 0)))
+
+
+def test_the_answers_are_those_of_the_exported_classes(tmp_path):
+    make_area(tmp_path / "wet", 0)
+    label, p = truth_and_map(tmp_path, "wet")
+    weights = np.array([1.0, 3.0, 1.0])
+    with rasterio.open(tmp_path / "wet" / "map" / "probabilities.tif") as raster:
+        classes = (raster.read() * weights[:, None, None]).argmax(0).astype(np.uint8)
+    write(tmp_path / "wet" / "map" / "class_map.tif", classes[None], 255)
+    with areas_of(tmp_path, ["wet"])["wet"] as area:
+        options = {"baselines": False, "block_px": 16}
+        args = {"wet": tmp_path / "wet" / "map"}, {"wet": area}, Columns(), SCHEMA, tmp_path / "figures"
+        metrics, _ = evaluate_maps(*args, **options)
+        expected = sk.cohen_kappa_score(label, (p * weights).argmax(1), weights="quadratic")
+        assert metrics["test/quadratic_kappa"] == pytest.approx(expected)
+        classes[:, 100] = 255
+        write(tmp_path / "wet" / "map" / "class_map.tif", classes[None], 255)
+        with pytest.raises(StagewiseError, match=r"class_map\.tif' lacks a class where there is a probability"):
+            evaluate_maps(*args, **options)

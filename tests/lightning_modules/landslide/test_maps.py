@@ -99,6 +99,16 @@ def test_values_of_a_map():
     assert values["valid"].ravel().tolist() == [1, 1, 0]
 
 
+def test_the_class_is_that_of_the_largest_weighted_probability_and_the_tags_say_so():
+    p = np.array([[0.6, 0.25, 0.15], [0.9, 0.05, 0.05]], np.float32).T[:, :, None]
+    other = np.ones((2, 1), np.float32)
+    values = layer_values(p, other, other, class_weights=[1.0, 4.0, 2.0])
+    assert values["class_map"].ravel().tolist() == [1, 0]
+    np.testing.assert_array_equal(values["probabilities"], p)  # they stay true
+    tags = map_layers(["low", "medium", "high"], "entropy", [1.0, 4.0, 2.0])[0].tags
+    assert "low 1, medium 4, high 2" in tags["rule"]
+
+
 def test_two_classes_are_green_and_red():
     assert class_colours(2) == [class_colours(3)[0], class_colours(3)[2]]
 
