@@ -127,15 +127,17 @@ def _write(target: Path, grid: Grid, read: Reader, path: Path, classes: Sequence
     part, counts = target / f"{LABELS_FILE}.part", np.zeros(len(classes) + 1, np.int64)
     profile = {"driver": "GTiff", "dtype": "uint8", "count": 1, "crs": grid.crs, "nodata": NO_LABEL, "tiled": True}
     profile |= {"width": grid.width, "height": grid.height, "transform": rasterio.Affine(*grid.transform)}
+    blocks = _blocks(grid)
     try:
         with rasterio.open(part, "w", blockxsize=TILE_PX, blockysize=TILE_PX, BIGTIFF="IF_SAFER", **profile) as raster:
-            for row in range(0, grid.height, BLOCK_PX):
-                for column in range(0, grid.width, BLOCK_PX):
-                    rows, columns = min(BLOCK_PX, grid.height - row), min(BLOCK_PX, grid.width - column)
-                    codes = read((row, column, rows, columns))
-                    counts += np.bincount(codes.ravel(), minlength=len(counts))
-                    raster.write(codes, 1, window=((row, row + rows), (column, column + columns)))
+            for row, column, rows, columns in blocks:
+                codes = read((row, column, rows, columns))
+                counts += np.bincount(codes.ravel(), minlength=len(counts))
+                raster.write(codes, 1, window=((row, row + rows), (column, column + columns)))
+        if not np.array_equal(_counts(part, blocks, len(counts)), counts):  # GDAL closes on a full disk without a word
+            raise OSError("it does not hold what was written")
     except (OSError, rasterio.errors.RasterioError) as error:
+        part.unlink(missing_ok=True)
         raise StagewiseError(f"{part} cannot be written ({error}); is the disk full?") from None
     if not counts[1:].any():
         part.unlink()
@@ -143,3 +145,20 @@ def _write(target: Path, grid: Grid, read: Reader, path: Path, classes: Sequence
     (target / FACTS).unlink(missing_ok=True)  # it tells of the raster that is replaced
     os.replace(part, target / LABELS_FILE)
     return {str(name): int(count) for name, count in zip(classes, counts[1:])}
+
+
+def _blocks(grid: Grid) -> list[Window]:
+    tops, lefts = range(0, grid.height, BLOCK_PX), range(0, grid.width, BLOCK_PX)
+    return [(r, c, min(BLOCK_PX, grid.height - r), min(BLOCK_PX, grid.width - c)) for r in tops for c in lefts]
+
+
+def _counts(path: Path, blocks: Sequence[Window], size: int) -> NDArray[np.int64]:
+    """(size,) pixels of each code in a file."""
+    import rasterio
+
+    found = np.zeros(size, np.int64)
+    with rasterio.open(path) as raster:
+        for row, column, rows, columns in blocks:
+            codes = raster.read(1, window=((row, row + rows), (column, column + columns)))
+            found += np.bincount(codes.ravel(), minlength=size)[:size]
+    return found

@@ -76,6 +76,23 @@ def test_rasters_without_use_are_refused(tmp_path, value, nodata, words):
     assert not (tmp_path / "out" / "labels.tif").exists()
 
 
+@pytest.mark.parametrize("kept", [0, 1], ids=["nothing", "a part"])
+def test_a_full_disk_of_which_the_library_says_nothing_is_noticed(tmp_path, monkeypatch, kept):
+    values = np.ones((30, 40), np.uint8)
+    write(tmp_path / "labels.tif", values)
+    whole = rasterio.io.DatasetWriter.write
+
+    def lossy(self, codes, *args, **options):
+        if kept:
+            codes = np.where(np.arange(codes.shape[-1]) < 20, codes, 0).astype(codes.dtype)
+            whole(self, codes, *args, **options)
+
+    monkeypatch.setattr("rasterio.io.DatasetWriter.write", lossy)
+    with pytest.raises(StagewiseError, match=r"labels\.tif.*cannot be written .*is the disk full\?"):
+        make_labels(tmp_path, GRID, CLASSES, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_points_label_their_pixel_by_name_or_number_and_nothing_else(tmp_path):
     table(tmp_path / "labels.csv", f"{at(2, 3)},high", f"{at(29, 39)},1", f"{at(0, 0)},2.0")
     make_labels(tmp_path, GRID, CLASSES, tmp_path / "out")
