@@ -3,14 +3,11 @@
 import json
 import math
 import re
-import statistics
 
 import pytest
 
-from stagewise.datamodules.errors import StagewiseError
 from stagewise.lightning_modules.landslide.model_card import model_card, write_model_card
 from stagewise.lightning_modules.landslide.scores import pixel_scores
-from stagewise.lightning_modules.landslide.summary import ablation_table, summarise_folds
 
 SETTINGS = {"method": "blocks", "buffer_px": 64, "fold": None, "folds": 5, "tile_px": 64}
 SCHEMA = {
@@ -87,39 +84,3 @@ def test_both_files_are_written_whole(tmp_path):
     assert sorted(p.name for p in path.parent.iterdir()) == ["model_card.json", "model_card.md"]
     card = json.loads((path.parent / "model_card.json").read_text(), parse_constant=pytest.fail)  # NaN is no JSON
     assert card["figures"]["kappa"] is None and path.read_text().startswith("# ")
-
-
-def run_folder(folder, **metrics):
-    folder.mkdir()
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    return folder
-
-
-def test_folds_are_read_from_their_folders(tmp_path):
-    values = [0.4, 0.5, 0.9]
-    folds = [run_folder(tmp_path / str(i), **{"test/kappa": v, "test/ece": 0.1}) for i, v in enumerate(values)]
-    found = summarise_folds([folds[0], folds[1] / "metrics.json", {"test/kappa": 0.9, "test/ece": 0.1}], ["test/kappa"])
-    assert found.mean["test/kappa"] == pytest.approx(statistics.mean(values))
-    assert found.sd["test/kappa"] == pytest.approx(statistics.stdev(values)) and found.sd["test/ece"] == 0
-    assert [line.split()[0] for line in found.text.splitlines()] == ["test/kappa", "fold", "fold", "fold", "mean", "sd"]
-
-
-def test_a_figure_undefined_in_a_fold_is_left_out_and_said():
-    found = summarise_folds([{"k": 0.5}, {"k": math.nan}, {"k": 0.7}], ["k"])
-    assert found.mean["k"] == pytest.approx(0.6)
-    assert "k: 2 of 3 folds" in found.text
-
-
-def test_the_ablation_table_starts_with_the_full_recipe_and_shows_differences(tmp_path):
-    runs = {"no CORAL": {"test/kappa": 0.45}, "full": run_folder(tmp_path / "full", **{"test/kappa": 0.5})}
-    lines = ablation_table(runs, ["test/kappa"]).splitlines()
-    assert lines[2:] == ["| full | 0.500 |", "| no CORAL | 0.450 (-0.050) |"]
-
-
-def test_runs_that_cannot_be_compared_are_refused(tmp_path):
-    with pytest.raises(StagewiseError, match="run 'fold 1' has no figure"):
-        summarise_folds([{"k": 0.5}, {"other": 0.5}], ["k"])
-    with pytest.raises(StagewiseError, match="no run 'full'"):
-        ablation_table({"no CRF": {"k": 0.5}}, ["k"])
-    with pytest.raises(StagewiseError, match="no folds"):
-        summarise_folds([], ["k"])
