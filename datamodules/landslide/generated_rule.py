@@ -34,7 +34,7 @@ RULE: dict[str, float] = {
     "hollow": 0.7,  # x tanh(convergence of the flow x 30 m)
     "wetness": 0.35,  # x (TWI - 6), at most 2 of it
     "aspect": 0.6,  # x cos(aspect - the wet side)
-    "weak_rock": 0.8,  # x weakness, -1 to 1
+    "weak_rock": 1.4,  # x weakness, -1 to 1
     "apron": 1.0,  # x (the steepest slope within 10 px uphill - 36 degrees) / 4 degrees, 0 to 1
     "smooth_px": 1.7,  # of the Gaussian that the score is smoothed with: ground fails in one piece
     "runout_source": 0.45,  # probability of failure uphill from which on ground is run over

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from .bootstrap import quadratic_kappa
 
-EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+EXPONENTS = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)
 Decision = dict[str, Any]
 """``exponent``, ``weights`` (K) and the ``quadratic_kappa`` that chose them."""
 
@@ -27,9 +27,10 @@ def choose(
     frequency: NDArray[np.floating],
     weight: NDArray[np.floating] | None = None,
 ) -> Decision:
-    """The exponent of ``argmax p * frequency ** -exponent`` with the best quadratic kappa; of equals the smallest.
+    """The exponent of ``argmax p * frequency ** -exponent`` with the best quadratic kappa; of equals the one nearest 0.
 
-    With the true frequencies the most probable class is hardly ever a rare one. Choose on pixels that are neither test
+    With the true frequencies the most probable class is hardly ever a rare one; below 0 the rare ones are asked for
+    more. Choose on pixels that are neither test
     nor those that the probabilities were fitted to.
 
     Args:
@@ -47,7 +48,8 @@ def choose(
     for exponent in EXPONENTS:
         answer = (probability * class_weights(frequency, exponent)).argmax(1)
         kappas.append(float(quadratic_kappa(_confusion(label, answer, mass, count))))
-    best = int(np.argmax(np.nan_to_num(kappas, nan=-2.0)))
+    found = np.nan_to_num(kappas, nan=-2.0)
+    best = min(np.flatnonzero(found == found.max()).tolist(), key=lambda i: abs(EXPONENTS[i]))
     weights = class_weights(frequency, EXPONENTS[best]).tolist()
     return {"exponent": EXPONENTS[best], "weights": weights, "quadratic_kappa": kappas[best]}
 

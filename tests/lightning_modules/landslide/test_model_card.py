@@ -1,4 +1,4 @@
-"""The card says what was given and measured, and nothing else; folds and ablations add up."""
+"""The card says what was given and measured, and nothing else."""
 
 import json
 import math
