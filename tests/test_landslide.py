@@ -92,6 +92,7 @@ def test_a_run_leaves_checkpoint_metrics_pictures_and_card(trained, best):
     for row in (r for r in rows if r["split"] == "train"):
         parts = float(row["loss_focal"]) + float(row["loss_dice"]) + 0.3 * float(row["loss_ordinal"])
         assert float(row["loss_total"]) == pytest.approx(parts, rel=1e-4)
+    assert not list((folder / "evaluation_test").rglob(".work"))
     pictures = list((folder / "evaluation_test").rglob("*.png"))
     assert len(pictures) >= 4 and all(p.stat().st_size > 5_000 for p in pictures)
 

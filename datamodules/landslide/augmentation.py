@@ -1,4 +1,4 @@
-"""Random turns of whole tiles, and light that changes on the ortho photograph only."""
+"""Random turns of whole tiles, light that changes on the ortho photograph only, and another height above the sea."""
 
 import torch
 from torch import Tensor
@@ -18,9 +18,11 @@ class TileAugmentation:
         brightness: half-width of the factor around 1; so are the next two. 0 changes nothing.
         contrast: around the tile's mean.
         saturation: around grey.
+        elevation_shift_m: deviation of the metres that a whole tile is lifted or lowered by. The height above the sea
+            is a name of the place: a model for areas at other heights must not lean on it.
 
     Raises:
-        StagewiseError: a half-width outside [0, 1), or an aspect that cannot be turned.
+        StagewiseError: a half-width outside [0, 1), a negative shift, or an aspect that cannot be turned.
 
     >>> augment = TileAugmentation(ChannelList(["slope", "red", "green", "blue"]))
     >>> image, mask = augment(torch.rand(4, 8, 8), torch.zeros(8, 8, dtype=torch.long), torch.Generator())
@@ -29,11 +31,18 @@ class TileAugmentation:
     """
 
     def __init__(
-        self, channels: ChannelList, brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4
+        self,
+        channels: ChannelList,
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        saturation: float = 0.4,
+        elevation_shift_m: float = 0.0,
     ) -> None:
         for name, width in {"brightness": brightness, "contrast": contrast, "saturation": saturation}.items():
             if not 0 <= width < 1:
                 raise StagewiseError(f"`{name}` must be a half-width from 0 to below 1, got {width}.")
+        if elevation_shift_m < 0:
+            raise StagewiseError(f"`elevation_shift_m` must be at least 0, got {elevation_shift_m}.")
         directed = [name for name in channels.names if "aspect" in name]
         if directed and (channels.aspect is None or len(directed) > 2):
             raise StagewiseError(
@@ -41,10 +50,11 @@ class TileAugmentation:
                 "aspect, or train without augmentation."
             )
         self.aspect, self.ortho = channels.aspect, channels.positions(*ORTHO)
-        self.widths = (brightness, contrast, saturation)
+        self.widths, self.shift_m = (brightness, contrast, saturation), elevation_shift_m
+        self.elevation = channels.positions("elevation")
 
     def __call__(self, image: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draws an element and three factors.
+        """Draws an element, three factors and a shift.
 
         Args:
             image: (C, H, W) with H = W, NaN is nodata.
@@ -58,9 +68,11 @@ class TileAugmentation:
         brightness, contrast, saturation = (
             float(1 + width * (2 * torch.rand((), generator=generator) - 1)) for width in self.widths
         )
+        shift_m = self.shift_m * float(torch.randn((), generator=generator))
         image, mask = turn(image, element, self.aspect).clone(), turn(mask, element).clone()
         if self.ortho:
             image[self.ortho] = change_light(image[self.ortho], brightness, contrast, saturation)
+        image[self.elevation] += shift_m
         return image, mask
 
 

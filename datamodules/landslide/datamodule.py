@@ -33,17 +33,11 @@ KNOWN: dict[str, dict[str, Any]] = {
     "channels": {"names": None, "inputs": None, "settings": None},
     "labels": {"classes": ["low", "medium", "high"], "file": None, "settings": None},
     "tiles": {"px": 256, "stride": None, "min_labelled": 1},
-    "splits": {
-        "method": "blocks",
-        "block_px": None,
-        "buffer_px": None,
-        "shares": None,
-        "folds": 5,
-        "test_area": None,
-        "seed": 0,
-    },
+    "splits": {"method": "blocks", "folds": 5, "seed": 0}
+    | dict.fromkeys(("block_px", "buffer_px", "shares", "test_area")),
     "rare": {"class": "medium", "sampler": None, "smote": None},
-    "loader": {"batch_size": 4, "tiles_per_epoch": None, "num_workers": 0, "jitter": [0.4, 0.4, 0.4]},
+    "loader": {"batch_size": 4, "tiles_per_epoch": None, "num_workers": 0}
+    | {"jitter": [0.4, 0.4, 0.4], "elevation_shift_m": 0.0},
 }
 
 
@@ -60,7 +54,8 @@ class LandslideDataModule(L.LightningDataModule):
         fold: that is the test; None goes by the shares.
         rare: ``{class, sampler, smote}``, or None; ``sampler`` ``{target_share, max_repeats}`` of
             :func:`~.tile_sampler.rare_class_sampler`, ``smote`` the arguments of :class:`TileSmote`.
-        loader: ``{batch_size, tiles_per_epoch, num_workers, jitter}``.
+        loader: ``{batch_size, tiles_per_epoch, num_workers, jitter, elevation_shift_m}``, the last two of
+            :class:`TileAugmentation`.
         cache_dir: for what is made of the rasters.
         seed: of the run: order and augmentation. The splits have a seed of their own, so that an ensemble shares them.
     """
@@ -170,7 +165,7 @@ class LandslideDataModule(L.LightningDataModule):
     def train_dataset(self) -> TileDataset:
         """The train tiles and, behind them, the synthetic ones."""
         assert self.splits is not None and self.schema is not None
-        light = TileAugmentation(self.channels, *self.loader["jitter"])
+        light = TileAugmentation(self.channels, *self.loader["jitter"], self.loader["elevation_shift_m"])
         table = self.table("train")
         dataset = TileDataset(self.areas, table, self.splits, light)
         synthetic = None

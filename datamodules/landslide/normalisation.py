@@ -36,6 +36,7 @@ def describe(
 
     Returns:
         ``mean`` and ``std``: C floats, 0 and 1 for the one-hot channels, ``std`` 1 where a channel is constant.
+        ``low`` and ``high``: the smallest and largest value.
         ``typical``: see :func:`typical_of`.
 
     Raises:
@@ -43,13 +44,16 @@ def describe(
     """
     channels = next(iter(areas.values())).channels
     moments = moments_of(np.empty((0, len(channels))))
+    low, high = np.full(len(channels), np.inf), np.full(len(channels), -np.inf)
     for pixels in train_pixels(areas, splits, max_pixels, seed):
         moments = merge(moments, moments_of(pixels))
+        low, high = np.fmin(low, np.fmin.reduce(pixels)), np.fmax(high, np.fmax.reduce(pixels))
     mean, std = _mean_std(moments, channels)
     sample = np.concatenate(list(train_pixels(areas, splits, min(max_pixels, MOST_TYPICAL), seed)))
     typical = typical_of(sample, mean, std, channels)
     log.info("Normalisation over %d train pixels, what is typical over %d.", moments[0].max(), len(sample))
-    return {"mean": mean.tolist(), "std": std.tolist(), "typical": typical}
+    bounds = {"low": low.tolist(), "high": high.tolist()}
+    return {"mean": mean.tolist(), "std": std.tolist(), **bounds, "typical": typical}
 
 
 def train_pixels(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from ...datamodules.errors import StagewiseError
 from . import fitting, mapping
 from .evaluation import evaluate_maps
+from .inference import WORK
 from .model_card import model_card, write_model_card
 from .quicklook import draw_quicklook
 
@@ -92,5 +94,7 @@ def scored(
         draw_quicklook(maps[name], maps[name] / "quicklook.png", datamodule.areas[name])
     if not maps:
         raise StagewiseError(f"no area has labelled pixels of the split '{split}'.")
+    for work in folder.glob(f"maps/*/{WORK}"):  # also of areas that only calibrated
+        shutil.rmtree(work)
     options = {**(module.hparams["evaluation"] or {}), "baselines": baselines}
     return evaluate_maps(maps, datamodule.areas, datamodule.splits, module.schema, folder, split, **options)

@@ -80,7 +80,7 @@ class LandslideModule(L.LightningModule):
         options = dict(self.hparams["network"] or {})
         if not load:
             options["weights"] = None
-        network = LandslideNetwork(len(schema["channels"]), size, schema["mean"], schema["std"], **options)
+        network = LandslideNetwork(len(schema["channels"]), size, schema, **options)
         self.network = network.to(memory_format=torch.channels_last)  # convolutions take less time so, on CPU and GPU
         self.objective = LandslideObjective(size, **(self.hparams["loss"] or {}))
         self.val_confusion = MulticlassConfusionMatrix(size, ignore_index=-1)

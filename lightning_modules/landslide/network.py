@@ -1,6 +1,6 @@
 """Channels of a raster -> logits of each pixel's class."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -13,6 +13,8 @@ from .attention import CBAM
 from .encoders import encoder_and_decoder
 from .heads import ClassHead
 
+_LARGEST = torch.finfo(torch.float32).max
+
 
 class LandslideNetwork(nn.Module):
     """U-Net (smp) with CBAM on the deepest features, dropout and an ordinal head.
@@ -20,8 +22,9 @@ class LandslideNetwork(nn.Module):
     Args:
         channels: C, any number.
         classes: K, low to high.
-        mean: of each channel over valid train pixels, physical units; None is 0.
-        std: of each channel; None is 1.
+        statistics: ``mean``, ``std``, ``low`` and ``high`` of each channel over valid train pixels, physical units; a
+            missing one is 0, 1, no bound. Values beyond the bounds are held to them: ground higher than any seen is
+            seen as the highest, and a class of land cover that train lacked stays unseen.
         encoder: smp's name, or timm's with ``tu-`` before it.
         weights: of the encoder: None (random), a name of smp's such as ``imagenet``, or a file.
         attention: CBAM on the deepest features.
@@ -40,13 +43,14 @@ class LandslideNetwork(nn.Module):
 
     mean: Tensor
     std: Tensor
+    low: Tensor
+    high: Tensor
 
     def __init__(
         self,
         channels: int,
         classes: int,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        statistics: Mapping[str, Sequence[float]] | None = None,
         encoder: str = "efficientnet-b4",
         weights: str | None = None,
         attention: bool = True,
@@ -55,8 +59,8 @@ class LandslideNetwork(nn.Module):
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
     ) -> None:
         super().__init__()
-        self.register_buffer("mean", _statistic("mean", mean, 0.0, channels))
-        self.register_buffer("std", _statistic("std", std, 1.0, channels))
+        for name, default in {"mean": 0.0, "std": 1.0, "low": -_LARGEST, "high": _LARGEST}.items():
+            self.register_buffer(name, _statistic(name, (statistics or {}).get(name), default, channels))
         if not bool((self.std > 0).all()):
             at = (self.std.flatten() <= 0).nonzero().flatten().tolist()
             raise StagewiseError(f"`std` must be positive, and is not in channel(s) {at}; a constant channel gets 1.")
@@ -76,7 +80,8 @@ class LandslideNetwork(nn.Module):
             Of :meth:`ClassHead.forward`: ``logits`` (B, K, H, W), and ``levels`` or ``conditionals``.
         """
         height, width = image.shape[-2:]
-        x = torch.nan_to_num((image - self.mean) / self.std, nan=0.0)  # the mean
+        held = torch.minimum(torch.maximum(image, self.low), self.high)  # NaN stays NaN
+        x = torch.nan_to_num((held - self.mean) / self.std, nan=0.0)  # the mean
         x = F.pad(x, (0, -width % self.stride_px, 0, -height % self.stride_px), mode="replicate")
         features = list(self.encoder(x))
         features[-1] = self.attention(features[-1])

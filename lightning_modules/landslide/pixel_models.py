@@ -82,7 +82,9 @@ class SlopeThreshold:
 
 
 class PixelModel:
-    """A scikit-learn classifier on standardised channels; nodata becomes the mean, as the network does it.
+    """A scikit-learn classifier on standardised channels.
+
+    As for the network nodata becomes the mean, and values beyond those of train are held to them.
 
     Args:
         model: the classifier.
@@ -97,11 +99,12 @@ class PixelModel:
     ) -> None:
         from sklearn.preprocessing import StandardScaler
 
+        self.low, self.high = np.fmin.reduce(x), np.fmax.reduce(x)
         self.scaler, self.model, self.count = StandardScaler().fit(x, sample_weight=weight), model, count
         self.model.fit(self._ready(x), y, sample_weight=weight * (len(y) / weight.sum()))
 
     def _ready(self, x: NDArray[np.floating]) -> NDArray[np.floating]:
-        return np.nan_to_num(self.scaler.transform(x), nan=0.0)
+        return np.nan_to_num(self.scaler.transform(np.clip(x, self.low, self.high)), nan=0.0)
 
     def probability(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
         """(N, K)."""

@@ -112,6 +112,28 @@ def test_widths_of_0_only_turn():
     torch.testing.assert_close(out, turn(image, element_of(mask, turned), channels.aspect), equal_nan=True)
 
 
+def test_a_shift_lifts_the_whole_tile_and_nothing_but_its_height():
+    channels, (image, mask) = ChannelList(RECIPE), tile()
+    shifts = []
+    for seed in range(60):
+        out, turned = TileAugmentation(channels, 0, 0, 0, elevation_shift_m=300.0)(
+            image, mask, torch.Generator().manual_seed(seed)
+        )
+        away = out - turn(image, element_of(mask, turned), channels.aspect)
+        (at,) = channels.positions("elevation")
+        lifted = away[at][~away[at].isnan()]
+        torch.testing.assert_close(lifted, lifted[:1].expand_as(lifted), rtol=0, atol=1e-3)
+        shifts.append(float(lifted[0]))
+        rest = [i for i in range(len(channels)) if i != at]
+        assert away[rest].nan_to_num().abs().max() < 1e-4
+    assert 230 < np.std(shifts) < 370 and abs(np.mean(shifts)) < 120
+
+
+def test_a_negative_shift_is_refused():
+    with pytest.raises(StagewiseError, match="`elevation_shift_m` must be at least 0, got -5"):
+        TileAugmentation(ChannelList(["elevation"]), elevation_shift_m=-5)
+
+
 def test_light_means_what_it_says():
     bands = torch.rand(3, 8, 8) * 255
     torch.testing.assert_close(change_light(bands, 1.3, 1, 1), bands * 1.3)

@@ -73,6 +73,8 @@ def test_mean_and_deviation_are_those_of_the_valid_train_pixels(areas, splits, e
     for i in CONTINUOUS[:3]:
         assert found["mean"][i] == pytest.approx(np.nanmean(expected[:, i]), rel=1e-12)
         assert found["std"][i] == pytest.approx(np.nanstd(expected[:, i]), rel=1e-9)
+    assert found["low"] == np.nanmin(expected, axis=0).tolist()
+    assert found["high"] == np.nanmax(expected, axis=0).tolist()
 
 
 def test_one_hot_channels_are_untouched_and_a_constant_one_does_not_explode(areas, splits):

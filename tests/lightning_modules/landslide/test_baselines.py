@@ -112,3 +112,13 @@ def test_forests_repeat_themselves():
     x, y = ground(400)
     first, second = (PixelModel(forest(5, seed=1), x, y, np.ones(400), 3).probability(x) for _ in range(2))
     assert first == pytest.approx(second, abs=1e-12)  # threads add up in any order
+
+
+def test_a_pixel_beyond_those_of_train_is_held_to_them():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 2))
+    y = (x[:, 0] > 0).astype(int)
+    model = PixelModel(logistic(), x, y, np.ones(len(y)), 2)
+    far, edge = np.array([[50.0, 0.1]]), np.array([[x[:, 0].max(), 0.1]])
+    np.testing.assert_allclose(model.probability(far), model.probability(edge))
+    assert np.isfinite(model.probability(np.array([[np.nan, 0.1]]))).all()

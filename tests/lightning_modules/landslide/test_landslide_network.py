@@ -89,7 +89,7 @@ def test_the_recipes_encoder_takes_28_channels():
 
 def test_normalisation_is_inside_and_travels_in_the_state_dict():
     mean, std = [100.0, 0.0, -3.0, 5.0], [50.0, 1.0, 0.1, 2.0]
-    ours, bare = small(mean=mean, std=std), small()
+    ours, bare = small(statistics={"mean": mean, "std": std}), small()
     x = picture()
     physical = x * torch.tensor(std).view(-1, 1, 1) + torch.tensor(mean).view(-1, 1, 1)
     torch.testing.assert_close(answer(ours, physical)["logits"], answer(bare, x)["logits"], atol=1e-4, rtol=1e-4)
@@ -98,7 +98,7 @@ def test_normalisation_is_inside_and_travels_in_the_state_dict():
 
 
 def test_nodata_counts_as_the_mean_and_no_nan_comes_out():
-    network = small(mean=[100.0, 0.0, 0.0, 0.0], std=[50.0, 1.0, 1.0, 1.0])
+    network = small(statistics={"mean": [100.0, 0.0, 0.0, 0.0], "std": [50.0, 1.0, 1.0, 1.0]})
     x = picture()
     x[:, 0] = torch.nan
     filled = x.clone()
@@ -109,12 +109,25 @@ def test_nodata_counts_as_the_mean_and_no_nan_comes_out():
     assert answer(network, torch.full_like(x, torch.nan))["logits"].isfinite().all()
 
 
+def test_values_beyond_those_of_train_are_held_to_them():
+    bounds = {"low": [0.0, -1.0, 0.0, 0.0], "high": [1.0, 1.0, 0.0, 3.0]}  # the third never varied: a class unseen
+    network, x = small(statistics=bounds), picture() * 3
+    held = x.clone()
+    for i, (low, high) in enumerate(zip(*bounds.values())):
+        held[:, i] = x[:, i].clamp(low, high)
+    torch.testing.assert_close(answer(network, x)["logits"], answer(network, held)["logits"])
+    assert not torch.allclose(answer(network, x)["logits"], answer(small(), x)["logits"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mean": [0.0, 1.0]}, "`mean` has 2 numbers, there are 4 channels"),
-        ({"mean": [0.0, float("nan"), 0.0, 0.0]}, r"`mean` must be numbers, and is not in channel\(s\) \[1\]"),
-        ({"std": [1.0, 1.0, 1.0, 0.0]}, r"`std` must be positive, and is not in channel\(s\) \[3\]"),
+        ({"statistics": {"mean": [0.0, 1.0]}}, "`mean` has 2 numbers, there are 4 channels"),
+        (
+            {"statistics": {"mean": [0.0, float("nan"), 0.0, 0.0]}},
+            r"`mean` must be numbers, and is not in channel\(s\) \[1\]",
+        ),
+        ({"statistics": {"std": [1.0, 1.0, 1.0, 0.0]}}, r"`std` must be positive, and is not in channel\(s\) \[3\]"),
         ({"head": "sigmoid"}, "`head` must be one of softmax, coral, corn, got 'sigmoid'"),
         ({"dropout": 40}, "`dropout` must be a share"),
         ({"classes": 1}, "`classes` must be at least 2"),
