@@ -1,6 +1,7 @@
 """From generated GeoTIFFs to batches, splits and a schema."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -79,6 +80,31 @@ def test_a_fold_and_an_area_can_be_the_test(folder):
         assert datamodule.splits.counts["test"] != [0, 0, 0]
     assert datamodule.splits.has("birch", "test") and not datamodule.splits.has("birch", "train")
     assert datamodule.splits.has("alder", "train") and not datamodule.splits.has("alder", "test")
+
+
+def test_runs_that_start_at_once_share_a_cache(folder, ready, tmp_path):
+    cache = str(tmp_path / "cache")
+    with ThreadPoolExecutor(3) as pool:
+        runs = [pool.submit(made(folder, cache_dir=cache).prepare_data) for _ in range(3)]
+        for run in runs:
+            run.result()
+    datamodule = made(folder, cache_dir=cache)
+    datamodule.setup("fit")
+    for name, area in datamodule.areas.items():
+        window, theirs = (0, 0, area.height, area.width), ready.areas[name]
+        np.testing.assert_array_equal(area.read_channels(window), theirs.read_channels(window))
+    assert not list((tmp_path / "cache").rglob("*.part*"))
+
+
+def test_the_list_of_tiles_is_named_after_what_it_depends_on(folder, tmp_path):
+    cache, names = str(tmp_path / "cache"), set()
+    for seed in (0, 1):
+        datamodule = made(folder, cache_dir=cache, splits={**SPLITS, "seed": seed})
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+        datamodule.train_dataset()
+        names = {path.name for path in (tmp_path / "cache").rglob("train_tiles-*.csv")}
+    assert len(names) == 2
 
 
 def test_synthetic_tiles_stand_behind_the_real_ones(folder):
