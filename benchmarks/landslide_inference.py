@@ -28,9 +28,10 @@ from rasterio.windows import Window as GdalWindow
 from timing import agree, parse, parser_of, ratio, show, spread, verdict, write
 from torch import Tensor, nn
 
+from stagewise.lightning_modules.landslide.maps import CACHE_BYTES
 from stagewise.lightning_modules.landslide.sliding_window import Axis, Tiling, predict_tiled
 
-BANDS, CLASSES, CACHE = 8, 3, 32 << 20
+BANDS, CLASSES = 8, 3
 TILING = Tiling(window=512, overlap=128, batch=4)
 STRIDE = TILING.window - TILING.overlap
 MEMORY_BAR, TOOLBELT_BAR, MONAI_BAR = 0.25, 1.0, 1.5
@@ -140,7 +141,7 @@ def child(contestant: str, network: str, source: str, target: str) -> None:
     for module in MODULES[contestant]:
         importlib.import_module(module)
     net = unet() if network == "unet" else first_bands
-    with rasterio.Env(GDAL_CACHEMAX=CACHE):
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
         before, start = memory_mb("VmRSS"), time.perf_counter()
         CONTESTANTS[contestant](net, source, target)
         seconds = time.perf_counter() - start
