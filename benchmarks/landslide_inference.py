@@ -72,15 +72,15 @@ def ours(network: Network, source: str, target: str) -> None:
     """Streams."""
     with rasterio.open(source) as raster, create(target, CLASSES, raster.width) as out:
 
-        def read(window: tuple[int, int, int, int]) -> Any:
+        def read(window: tuple[int, int, int, int], pixels: Any) -> None:
             row, column, rows, columns = window
-            return raster.read(window=GdalWindow(column, row, columns, rows))
+            raster.read(window=GdalWindow(column, row, columns, rows), out=pixels)
 
         def store(window: tuple[int, int, int, int], values: Any) -> None:
             row, column, rows, columns = window
             out.write(values, window=GdalWindow(column, row, columns, rows))
 
-        predict_tiled(network, read, raster.height, raster.width, store, TILING)
+        predict_tiled(network, read, BANDS, raster.height, raster.width, store, TILING)
 
 
 def toolbelt(network: Network, source: str, target: str) -> None:
@@ -210,7 +210,7 @@ def rows_of(runs: dict[str, list[dict[str, float]]], size: int, network: str) ->
 def main() -> None:
     parser = parser_of(__doc__, pairs=5)
     parser.add_argument("--size", type=int, default=4096, help="of the raster for the free network")
-    parser.add_argument("--network-size", type=int, default=2048, help="of the raster for the U-Net")
+    parser.add_argument("--network-size", type=int, default=1024, help="of the raster for the U-Net")
     options = parse(parser)
     sizes = {"identity": options.size, "unet": options.network_size}
     if options.quick:

@@ -75,9 +75,12 @@ class Inference:
             self.network = Stage(self.work / f"network-{self.network_key}", finished_units(*size, self.settings.tiling))
             if len(self.network.done) < len(self.network.windows):
                 tiling, device, done = self.settings.tiling, self.settings.device, frozenset(self.network.done)
-                read, write = self.area.read_channels, self.network.write
-                predict_tiled(self.passes, read, *size, write, tiling, device=device, done=done)
+                channels, write = len(self.model.channels), self.network.write
+                predict_tiled(self.passes, self._fill, channels, *size, write, tiling, device=device, done=done)
             self.refined = self.network if self.settings.crf is None else self._refine(self.settings.crf)
+
+    def _fill(self, window: Window, pixels: NDArray[np.float32]) -> None:
+        pixels[:] = self.area.read_channels(window)
 
     def _refine(self, arguments: Mapping[str, Any]) -> Stage:
         crf = DenseCRF(**arguments)

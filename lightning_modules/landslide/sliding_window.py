@@ -21,7 +21,7 @@ from ...datamodules.errors import StagewiseError
 from ...datamodules.landslide.prepared import Window
 
 Infer = Callable[[Tensor], Tensor]
-Read = Callable[[Window], NDArray[np.float32]]
+Read = Callable[[Window, NDArray[np.float32]], object]
 Write = Callable[[Window, NDArray[np.float32]], None]
 BLOCK_PX = 4096
 
@@ -133,6 +133,7 @@ def finished_units(height: int, width: int, tiling: Tiling = TILING) -> list[Win
 def predict_tiled(
     infer: Infer,
     read: Read,
+    channels: int,
     height: int,
     width: int,
     write: Write,
@@ -145,8 +146,10 @@ def predict_tiled(
     Args:
         infer: images (B, C, w, w) on ``device`` -> (B, K, w, w); called under ``no_grad``. The images are overwritten
             after the next call.
-        read: window -> (C, rows, columns), of several windows side by side. Called in a thread of its own, one batch
-            ahead. It leaves the raster where that is smaller than a window; what is read there comes to nothing.
+        read: takes a window of w x w and fills its (C, w, w), which are a part of the batch: nothing is copied. Called
+            in a thread of its own, one batch ahead. A window leaves the raster where that is smaller; what stands
+            there comes to nothing, but has to be filled.
+        channels: C.
         height: of the raster.
         width: of the raster.
         write: window of :func:`finished_units`, (K, rows, columns) -> None. The array is used again after the call.
@@ -163,18 +166,19 @@ def predict_tiled(
     >>> def write(window, values):
     ...     row, column, rows, columns = window
     ...     found[:, row : row + rows, column : column + columns] = values
-    >>> predict_tiled(halves, lambda w: np.ones((1, *w[2:]), np.float32), 70, 50, write, Tiling(32, 8, 4, 32))
+    >>> predict_tiled(halves, lambda window, pixels: pixels.fill(1), 1, 70, 50, write, Tiling(32, 8, 4, 32))
     >>> bool(np.abs(found - 0.5).max() < 1e-6)
     True
     """
     _check(tiling, height, width)
     axes = [Axis(n, tiling.window, tiling.overlap) for n in (height, width)]
+    load = _Loader(read, axes, (tiling.batch, channels, tiling.window, tiling.window))
     for begin, end in axes[1].blocks(tiling.block):
         units = [(a, begin, b - a, end - begin) for a, b in pairwise(axes[0].bounds)]
         pending = [unit not in done for unit in units]
         strip = _Strip(begin, end, tiling.window)
         jobs = list(_jobs(axes[0], axes[1].touching(begin, end), pending, tiling.batch))
-        with closing(_ahead(_Loader(read, axes, tiling.batch), jobs)) as batches:
+        with closing(_ahead(load, jobs)) as batches:
             for job, images in batches:
                 strip.advance(axes[0].starts[job.row])
                 _add(strip, _infer(infer, images.to(device)), axes, job)
@@ -204,24 +208,18 @@ def _ahead(load: Callable[[_Job], Tensor], jobs: Iterable[_Job]) -> Generator[tu
 
 
 class _Loader:
-    """Fills two batches in turn, so that one can be worked on, with one read for neighbouring windows."""
+    """Fills two batches in turn, so that one can be worked on."""
 
-    def __init__(self, read: Read, axes: Sequence[Axis], batch: int) -> None:
-        self.read, self.axes, self.batch = read, axes, batch
-        self.turn, self.memory = 0, list[Tensor]()
+    def __init__(self, read: Read, axes: Sequence[Axis], shape: tuple[int, int, int, int]) -> None:
+        self.read, self.axes, self.turn = read, axes, 0
+        self.memory = [torch.empty(shape) for _ in range(2)]
 
     def __call__(self, job: _Job) -> Tensor:
-        side, starts = self.axes[0].window, [self.axes[1].starts[c] for c in job.columns]
-        window = (self.axes[0].starts[job.row], starts[0], side, starts[-1] + side - starts[0])
-        pixels = self.read(window)
-        if pixels.shape[1:] != window[2:]:
-            raise StagewiseError(f"`read` gave {pixels.shape} for the window {window}; fill what leaves the raster.")
-        if not self.memory:
-            self.memory = [torch.empty(self.batch, len(pixels), side, side) for _ in range(2)]
         self.turn = 1 - self.turn
-        images = self.memory[self.turn][: len(starts)]
-        for image, start in zip(images, starts):
-            image.numpy()[:] = pixels[:, :, start - starts[0] : start - starts[0] + side]
+        images = self.memory[self.turn][: len(job.columns)]
+        side = images.shape[-1]
+        for image, column in zip(images, job.columns):
+            self.read((self.axes[0].starts[job.row], self.axes[1].starts[column], side, side), image.numpy())
         return images
 
 

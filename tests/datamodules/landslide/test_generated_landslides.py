@@ -120,9 +120,11 @@ def test_labels_have_large_gaps_and_miss_whole_objects(area) -> None:
         for settings in ({"missed": 0.0, "unlabelled": 0.0}, {"missed": 0.5, "unlabelled": 0.0})
     )
     objects, _ = generated_rule.label(everything > LOW)
-    kept = np.bincount(objects.ravel(), weights=(mapped == everything).ravel()) / np.bincount(objects.ravel())
+    size = np.bincount(objects.ravel())
+    kept = np.bincount(objects.ravel(), weights=(mapped == everything).ravel()) / size
     assert set(kept.tolist()) == {0.0, 1.0}
-    assert 0.3 < 1 - kept[1:].mean() < 0.7
+    small = size < 0.002 * objects.size
+    assert kept[~small].all() and 0.3 < 1 - kept[small].mean() < 0.7  # nobody misses the largest
 
 
 def test_medium_lies_below_high_and_is_rare(area) -> None:

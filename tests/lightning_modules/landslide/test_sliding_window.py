@@ -26,12 +26,11 @@ class Raster:
         self.found = np.full((bands, *field.shape[1:]), np.nan, np.float32)
         self.units: list[tuple[int, int, int, int]] = []
 
-    def read(self, window):
+    def read(self, window, pixels):
         row, column, rows, columns = window
-        padded = np.full((len(self.field), rows, columns), np.nan, np.float32)
         inside = self.field[:, row : row + rows, column : column + columns]
-        padded[:, : inside.shape[1], : inside.shape[2]] = inside
-        return padded
+        pixels[:] = np.nan
+        pixels[:, : inside.shape[1], : inside.shape[2]] = inside
 
     def write(self, window, values):
         row, column, rows, columns = window
@@ -43,7 +42,7 @@ class Raster:
 
 def predict(field: np.ndarray, tiling: Tiling, infer=lambda image: image, **options) -> Raster:
     raster = Raster(field, len(field))
-    predict_tiled(infer, raster.read, *field.shape[1:], raster.write, tiling, **options)
+    predict_tiled(infer, raster.read, len(field), *field.shape[1:], raster.write, tiling, **options)
     return raster
 
 
@@ -117,8 +116,8 @@ def test_a_run_killed_while_it_writes_goes_on_bit_for_bit(written):
         seen.append(window)
 
     with pytest.raises(OSError, match="killed"):
-        predict_tiled(network, raster.read, 150, 260, write, tiling)
-    predict_tiled(network, raster.read, 150, 260, raster.write, tiling, done=set(seen))
+        predict_tiled(network, raster.read, 3, 150, 260, write, tiling)
+    predict_tiled(network, raster.read, 3, 150, 260, raster.write, tiling, done=set(seen))
     assert np.array_equal(raster.found, whole.found)
 
 
@@ -134,18 +133,18 @@ def test_any_unit_can_be_missing_and_comes_out_the_same():
 
 
 def test_a_finished_map_reads_nothing():
-    def read(window):
+    def read(window, pixels):
         raise AssertionError
 
-    predict_tiled(lambda image: image, read, 100, 100, lambda *_: None, done=set(finished_units(100, 100)))
+    predict_tiled(lambda image: image, read, 1, 100, 100, lambda *_: None, done=set(finished_units(100, 100)))
 
 
 def test_an_error_of_the_reader_is_raised():
-    def read(window):
+    def read(window, pixels):
         raise OSError("truncated")
 
     with pytest.raises(OSError, match="truncated"):
-        predict_tiled(lambda image: image, read, 100, 100, lambda *_: None)
+        predict_tiled(lambda image: image, read, 1, 100, 100, lambda *_: None)
 
 
 @pytest.mark.parametrize(
