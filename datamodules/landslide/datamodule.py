@@ -165,7 +165,9 @@ class LandslideDataModule(L.LightningDataModule):
     def train_dataset(self) -> TileDataset:
         """The train tiles and, behind them, the synthetic ones."""
         assert self.splits is not None and self.schema is not None
-        light = TileAugmentation(self.channels, *self.loader["jitter"], self.loader["elevation_shift_m"])
+        brightness, contrast, saturation = self.loader["jitter"]
+        shift_m = float(self.loader["elevation_shift_m"])
+        light = TileAugmentation(self.channels, brightness, contrast, saturation, shift_m)
         table = self.table("train")
         dataset = TileDataset(self.areas, table, self.splits, light)
         synthetic = None

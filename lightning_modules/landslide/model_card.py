@@ -74,8 +74,18 @@ def _split(schema: Facts) -> dict[str, Any] | None:
 
 
 def _calibration(state: Facts | None) -> dict[str, Any] | None:
-    kept = ("kind", "temperature", "bias", "pixels", "nll_before", "nll_after", "ece_before", "ece_after")
-    kept += ("decision", "crf")
+    kept = (
+        "kind",
+        "temperature",
+        "bias",
+        "pixels",
+        "nll_before",
+        "nll_after",
+        "ece_before",
+        "ece_after",
+        "decision",
+        "crf",
+    )
     return {name: state[name] for name in kept if name in state} if state else None
 
 

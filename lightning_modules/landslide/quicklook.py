@@ -28,6 +28,7 @@ def draw_quicklook(folder: str | Path, path: str | Path, area: PreparedArea | No
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     folder = Path(folder)
     with bounded_cache():
@@ -37,8 +38,8 @@ def draw_quicklook(folder: str | Path, path: str | Path, area: PreparedArea | No
         grey = _relief(area, classes.shape, meta["pixel_km"] * 1000)
     height, width = classes.shape
     size = (15.0, float(np.clip(4.7 * height / width + 1.0, 3, 12)))
-    figure, axes = pyplot.subplots(2, 3, figsize=size, layout="constrained", height_ratios=(size[1] - 0.9, 0.15))
-    figure.get_layout_engine().set(rect=(0, 0, 1, 0.985))  # or the titles touch the edge
+    layout = ConstrainedLayoutEngine(rect=(0, 0, 1, 0.985))  # or the titles touch the edge
+    figure, axes = pyplot.subplots(2, 3, figsize=size, layout=layout, height_ratios=(size[1] - 0.9, 0.15))
     _draw_classes(axes[:, 0], classes, grey, meta)
     _draw_values(axes[:, 1], score, "susceptibility score", "RdYlGn_r", (0.0, 1.0))
     top = float(np.nanmax(spread, initial=1e-6))
