@@ -48,7 +48,8 @@ def evaluate_maps(
     """Scores exported maps over the labelled pixels of a split and draws the pictures.
 
     Args:
-        maps: area -> folder with ``probabilities.tif`` (K float bands on the area's grid, NaN is nodata).
+        maps: area -> folder with ``probabilities.tif`` (K float bands on the area's grid, NaN is nodata) and
+            ``class_map.tif``, whose answers are scored.
         areas: name -> rasters: of the maps, and of the train labels for the baselines.
         splits: that own the assignment.
         schema: of the model: ``classes``, ``channels``, ``tile_px``.

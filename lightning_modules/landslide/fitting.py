@@ -40,23 +40,20 @@ def fit(
         The state for a checkpoint, and the inference that it holds for.
     """
     inference = module.inference
-    found = {"with": _fit_one(module, datamodule, folder, inference)}
-    rule = found["with"].get("decision")
-    if choose_crf and inference["crf"] is not None and inference["crf_must_pay"] and rule:
-        found["without"] = _fit_one(module, datamodule, folder, inference | {"crf": None})
-        kappas = {name: state["decision"]["quadratic_kappa"] for name, state in found.items()}
-        keep = kappas["with"] >= kappas["without"]
-        log.info(
-            "CRF %s: quadratic kappa on val is %.3f with it, %.3f without.",
-            "kept" if keep else "left out",
-            kappas["with"],
-            kappas["without"],
-        )
-        for state in found.values():
-            state["crf"] = {"kept": bool(keep), **{f"kappa_{name}": kappa for name, kappa in kappas.items()}}
-        if not keep:
-            return found["without"], inference | {"crf": None}
-    return found["with"], inference
+    state = _fit_one(module, datamodule, folder, inference)
+    if not choose_crf or inference["crf"] is None or not inference["crf_must_pay"]:
+        return state, inference
+    kappa = state.get("decision", {}).get("quadratic_kappa", float("nan"))
+    if np.isnan(kappa):
+        log.warning("CRF kept unchecked: val has no labelled pixels, or of one class alone, to choose it on.")
+        return state, inference
+    plain = _fit_one(module, datamodule, folder, inference | {"crf": None})
+    kappas = {"kappa_with": kappa, "kappa_without": plain["decision"]["quadratic_kappa"]}
+    kept = bool(kappas["kappa_with"] >= kappas["kappa_without"])
+    said = "kept" if kept else "left out"
+    log.info("CRF %s: quadratic kappa on val is %.3f with it, %.3f without.", said, *kappas.values())
+    crf = {"crf": {"kept": kept, **kappas}}
+    return (state | crf, inference) if kept else (plain | crf, inference | {"crf": None})
 
 
 def _fit_one(module: "LandslideModule", datamodule: Any, folder: Path, inference: Mapping[str, Any]) -> dict[str, Any]:

@@ -178,8 +178,7 @@ class ExportedMap:
     """The class probabilities and answers of a map on disk.
 
     Args:
-        folder: with ``probabilities.tif``: K float bands, NaN is nodata; and ``class_map.tif``, where the answers are
-            not the most probable classes.
+        folder: with ``probabilities.tif``: K float bands, NaN is nodata; and ``class_map.tif``, the answers.
         area: whose grid it must have.
         classes: number of classes K.
 
@@ -203,7 +202,11 @@ class ExportedMap:
                 f"({wanted[0]} x {wanted[1]}); export the map again."
             )
         classes_file = Path(folder) / CLASSES_FILE
-        self._classes: Any = rasterio.open(classes_file) if classes_file.is_file() else None
+        if not classes_file.is_file():
+            raise StagewiseError(f"no classes '{classes_file}' beside the probabilities; export the map again.")
+        self._classes: Any = rasterio.open(classes_file)
+        if (self._classes.height, self._classes.width) != found:
+            raise StagewiseError(f"'{classes_file}' has another size than '{self.path}'; export the map again.")
 
     def read(self, window: Window) -> NDArray[np.float32]:
         """(K, rows, columns) probabilities; NaN in all bands where there is no prediction."""
@@ -220,10 +223,7 @@ class ExportedMap:
         """(K + 1, rows, columns) probabilities and, last, the class; NaN where there is no prediction."""
         row, column, rows, columns = window
         p = self.read(window)
-        if self._classes is None:
-            answer = np.nan_to_num(p, nan=-1).argmax(0)
-        else:
-            answer = self._classes.read(1, window=((row, row + rows), (column, column + columns)))
+        answer = self._classes.read(1, window=((row, row + rows), (column, column + columns)))
         answer = np.where(np.isnan(p[0]), np.nan, answer).astype(np.float32)
         if np.nanmax(answer, initial=0) >= len(p):
             raise StagewiseError(f"'{self.path.parent / CLASSES_FILE}' lacks a class where there is a probability.")
@@ -231,6 +231,5 @@ class ExportedMap:
 
     def close(self) -> None:
         """Closes the files."""
-        for file in (self._raster, self._classes):
-            if file is not None:
-                file.close()
+        self._raster.close()
+        self._classes.close()

@@ -155,6 +155,8 @@ class LandslideModule(L.LightningModule):
         """
         mapping.check_members([self, *others])
         self.members = [self, *others]
+        if any(member.inference != self.inference for member in others):
+            log.warning("the members' inference differs; the ensemble uses the first one's: %s", self.inference)
         self.calibration = mapping.mean_calibration([member.calibration for member in self.members])
         return self
 

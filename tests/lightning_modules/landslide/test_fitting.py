@@ -20,7 +20,7 @@ def fit(monkeypatch, tmp_path):
         z[np.arange(3000), label] += good
         return (np.exp(z) / np.exp(z).sum(1, keepdims=True)).astype(np.float32), label
 
-    def run(with_crf, without, kind="temperature_bias", choose_crf=True, **changes):
+    def run(with_crf, without, kind="temperature_bias", choose_crf=True, areas=None, **changes):
         asked = []
 
         def labelled(module, datamodule, folder, inference, split):
@@ -29,7 +29,7 @@ def fit(monkeypatch, tmp_path):
             return answers(np.random.default_rng(seed), without if inference["crf"] is None else with_crf)
 
         monkeypatch.setattr(fitting, "labelled", labelled)
-        monkeypatch.setattr(fitting, "areas_of", lambda datamodule, split: ["north"])
+        monkeypatch.setattr(fitting, "areas_of", lambda datamodule, split: (areas or {}).get(split, ["north"]))
         inference = {"crf": CRF, "crf_must_pay": True, **changes}
         module = SimpleNamespace(calibration_kind=kind, inference=inference, schema={"class_count": [70, 10, 20]})
         state, chosen = fitting.fit(module, None, tmp_path, choose_crf)
@@ -57,6 +57,12 @@ def test_a_crf_that_was_asked_for_stays(fit, how):
     state, crf, asked = fit(with_crf=0.5, without=1.5, **how)
     assert crf == CRF and "crf" not in state
     assert asked == [("calibration", CRF), ("val", CRF)]
+
+
+def test_without_labels_of_val_the_crf_stays_and_it_is_said(fit, caplog):
+    state, crf, _ = fit(1.0, 2.0, areas={"val": []})
+    assert crf == CRF and "crf" not in state and "decision" not in state
+    assert "CRF kept unchecked" in caplog.text
 
 
 def test_test_is_never_looked_at(fit):

@@ -59,6 +59,7 @@ def make_area(folder, seed, side=SIDE):
     write(folder / "channels.tif", np.stack([20 + 10 * slope, twi]).astype(np.float32), np.nan, CHANNELS)
     write(folder / "labels.tif", label[None], 0)
     write(folder / "map" / "probabilities.tif", p, np.nan)
+    write(folder / "map" / "class_map.tif", p.argmax(0)[None].astype(np.uint8), 255)
 
 
 def areas_of(root, names=("wet", "dry")):
@@ -251,6 +252,12 @@ def test_maps_that_do_not_fit_are_refused(root, tmp_path):
     with pytest.raises(StagewiseError, match="has 3 bands, the model has 2 classes"):
         evaluate_maps({"wet": root / "wet" / "map"}, areas_of(root, ["wet"]), Columns(), two, tmp_path)
     write(tmp_path / "probabilities.tif", np.full((3, SIDE, SIDE), 0.5, np.float32), np.nan)
+    with pytest.raises(StagewiseError, match=r"no classes '.*class_map\.tif' beside the probabilities"):
+        evaluate_maps({"wet": tmp_path}, areas_of(root, ["wet"]), Columns(), SCHEMA, tmp_path)
+    write(tmp_path / "class_map.tif", np.zeros((1, 50, 60), np.uint8), 255)
+    with pytest.raises(StagewiseError, match=r"class_map\.tif' has another size than '.*probabilities\.tif'"):
+        evaluate_maps({"wet": tmp_path}, areas_of(root, ["wet"]), Columns(), SCHEMA, tmp_path)
+    write(tmp_path / "class_map.tif", np.zeros((1, SIDE, SIDE), np.uint8), 255)
     with pytest.raises(StagewiseError, match=r"add up to 1 ± 0\.50"):
         evaluate_maps({"wet": tmp_path}, areas_of(root, ["wet"]), Columns(), SCHEMA, tmp_path)
 
