@@ -135,18 +135,20 @@ def test_a_negative_shift_is_refused():
 
 
 def test_light_means_what_it_says():
-    bands = torch.rand(3, 8, 8) * 255
-    torch.testing.assert_close(change_light(bands, 1.3, 1, 1), bands * 1.3)
+    bands, rounding = torch.rand(3, 8, 8) * 255, {"rtol": 1e-5, "atol": 1e-3}  # float32 at 255: about 3e-5
+    torch.testing.assert_close(change_light(bands, 1.3, 1, 1), bands * 1.3, **rounding)
     contrasted = change_light(bands, 1, 0.6, 1)
-    torch.testing.assert_close(contrasted.mean(), bands.mean())
-    torch.testing.assert_close(contrasted.std(), bands.std() * 0.6)
+    torch.testing.assert_close(contrasted.mean(), bands.mean(), **rounding)
+    torch.testing.assert_close(contrasted.std(), bands.std() * 0.6, **rounding)
     grey = change_light(bands, 1, 1, 0)
-    torch.testing.assert_close(grey[0], grey[2])
+    torch.testing.assert_close(grey[0], grey[2], **rounding)
     luma = torch.tensor([0.299, 0.587, 0.114])
     saturated = change_light(bands, 1, 1, 1.4)
-    torch.testing.assert_close(torch.einsum("c,chw->hw", luma, saturated), torch.einsum("c,chw->hw", luma, bands))
+    torch.testing.assert_close(
+        torch.einsum("c,chw->hw", luma, saturated), torch.einsum("c,chw->hw", luma, bands), **rounding
+    )
     tenfold = change_light(bands * 10, 1.2, 0.7, 1.3)
-    torch.testing.assert_close(tenfold, change_light(bands, 1.2, 0.7, 1.3) * 10, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(tenfold, change_light(bands, 1.2, 0.7, 1.3) * 10, **rounding)
 
 
 def test_the_factors_stay_within_their_width_and_fill_it():

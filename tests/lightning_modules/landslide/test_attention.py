@@ -38,6 +38,8 @@ def test_channel_weights_do_not_depend_on_where_things_are():
 
 def test_a_maximum_that_the_mean_hardly_shows_changes_the_channels_weight():
     cbam, x = CBAM(32), features()
+    for parameter in cbam.mlp.parameters():
+        torch.nn.init.constant_(parameter, 0.05)  # no hidden unit is dead
     spiked = x - 0.2
     spiked[:, 0, 0, 0] += 0.2 * 63  # the mean of channel 0 stays, its maximum does not
     spiked[:, 1:] = x[:, 1:]
