@@ -54,9 +54,10 @@ def test_every_leaf_composes(group, leaf):
     assert targets(cfg[group])
 
 
+@pytest.mark.parametrize("demo", [{}, {"demo": "landslide"}], ids=["full", "demo"])
 @pytest.mark.parametrize("leaf", sorted({p.stem for p in (CONF / "ablation").glob("*.yaml")} - {"none"}))
-def test_every_ablation_changes_the_experiment_and_still_makes_its_parts(leaf):
-    whole, part = (composed(experiment="landslide_v25", ablation=leaf) for leaf in ("none", leaf))
+def test_every_ablation_changes_the_experiment_and_still_makes_its_parts(leaf, demo):
+    whole, part = (composed(experiment="landslide_v25", ablation=leaf, **demo) for leaf in ("none", leaf))
     differs = [key for key in ("datamodule", "lightning_module") if whole[key] != part[key]]
     assert len(differs) == 1
     for cfg in (part.lightning_module, part.datamodule, *part.callbacks.values()):
@@ -74,7 +75,8 @@ def test_callbacks_and_optimizer_can_be_made(experiment):
     cfg = composed(experiment=experiment)
     made = {key: instantiate(value) for key, value in cfg.callbacks.items() if value}
     assert {"stages", "best", "report"} <= set(made)
-    assert set(instantiate(cfg.optimizer).groups) == OPTIMIZER_GROUPS[family(experiment)]
+    own = {"pixel"} if experiment == "landslide_points" else set()
+    assert set(instantiate(cfg.optimizer).groups) == OPTIMIZER_GROUPS[family(experiment)] | own
 
 
 def test_the_recipe_of_landslide_v25_is_in_its_config():

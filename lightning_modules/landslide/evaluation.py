@@ -1,8 +1,9 @@
 """The score of an exported map: labelled pixels only, with intervals, baselines and the gap a leak would make."""
 
+import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,18 @@ Metrics = dict[str, float]
 _LEAK_PIXELS = 20_000  # of train and as many of the split: the gap is no figure that needs decimals
 
 
-def slug(name: str) -> str:
-    """An area's name as part of a metric's and a file's name.
+def slugs(names: Iterable[str]) -> dict[str, str]:
+    """Areas' names as parts of metrics' names; of names that come out alike the later ones get a number.
 
-    >>> slug("Río Zamora (west)")
-    'río_zamora_west'
+    >>> slugs(["Río Zamora (west)", "río zamora-west"])
+    {'Río Zamora (west)': 'río_zamora_west', 'río zamora-west': 'río_zamora_west_2'}
     """
-    return re.sub(r"\W+", "_", name.lower()).strip("_")
+    found: dict[str, str] = {}
+    for name in names:
+        plain = re.sub(r"\W+", "_", name.lower()).strip("_")
+        numbered = itertools.chain([plain], (f"{plain}_{number}" for number in itertools.count(2)))
+        found[name] = next(slug for slug in numbered if slug not in found.values())
+    return found
 
 
 def evaluate_maps(
@@ -85,7 +91,7 @@ def evaluate_maps(
             metrics, said = metrics | found, said + more
     finally:
         evaluation.close()
-    text = as_text(metrics, split, schema["classes"], {slug(name): name for name in counted}, said)
+    text = as_text(metrics, split, schema["classes"], {slug: name for name, slug in slugs(counted).items()}, said)
     return {f"{split}/{name}": value for name, value in metrics.items()}, text
 
 
@@ -103,9 +109,10 @@ def _of_maps(counted: Mapping[str, AreaCount], seed: int) -> tuple[Metrics, list
     if metrics["missing"]:
         where = ", ".join(f"{count.missing} in '{name}'" for name, count in counted.items() if count.missing)
         said.append(f"labelled pixels without a prediction (nodata in the inputs), left out: {where}")
+    slug = slugs(counted)
     for name, count in counted.items():
         found, more = _scored(count.tally, seed) if len(counted) > 1 else (dict(metrics), [])
-        metrics |= {f"area/{slug(name)}/{key}": value for key, value in found.items()}
+        metrics |= {f"area/{slug[name]}/{key}": value for key, value in found.items()}
         said += [f"area '{name}': {text}" for text in more]
     return metrics, said
 
@@ -113,12 +120,13 @@ def _of_maps(counted: Mapping[str, AreaCount], seed: int) -> tuple[Metrics, list
 def _draw(counted: Mapping[str, AreaCount], train: Mapping[str, AreaCount], folder: Path, split: str) -> Metrics:
     """Pictures of each area and of all together; areas under the rate curves."""
     found: Metrics = {}
+    slug = slugs(counted)
     groups = {name: ([counted[name]], [train[name]] if name in train else []) for name in counted}
     if len(counted) > 1:
         groups = {"": (list(counted.values()), list(train.values())), **groups}
     for name, (here, learnt) in groups.items():
         title = f"{split}: {name or 'all areas'}"
-        end = f"_{slug(name)}" if name and len(counted) > 1 else ""
+        end = f"_{slug[name]}" if name and len(counted) > 1 else ""
         tally = join([count.tally for count in here])
         curves = {f"prediction rate ({split})": _curve(here)} | (
             {"success rate (train)": _curve(learnt)} if learnt else {}
@@ -126,7 +134,7 @@ def _draw(counted: Mapping[str, AreaCount], train: Mapping[str, AreaCount], fold
         draw_rates(curves, folder / f"rates{end}.png", f"{title}, {tally.classes[-1]} pixels found")
         draw_reliability(tally, folder / f"reliability{end}.png", title)
         draw_confusion(tally.confusion.sum(0), tally.classes, folder / f"confusion{end}.png", title)
-        prefix = f"area/{slug(name)}/" if end else ""
+        prefix = f"area/{slug[name]}/" if end else ""
         areas = dict(zip(("prediction_rate_area", "success_rate_area"), (curve.under for curve in curves.values())))
         found |= {f"{prefix}{key}": value for key, value in areas.items()}
     return found

@@ -61,17 +61,19 @@ class ClassHead(nn.Module):
         first, steps = self.steps[:1], self.steps[1:]
         return torch.cat([first, first - F.softplus(steps).cumsum(0)])
 
-    def forward(self, features: Tensor) -> dict[str, Tensor]:
+    def forward(self, features: Tensor, beside: Tensor | None = None) -> dict[str, Tensor]:
         """Logits, and the log odds that they come from.
 
         Args:
             features: (B, width, H, W).
+            beside: (B, scores, H, W) to add to the scores of the features, or None.
 
         Returns:
             ``logits`` (B, K, H, W) float32 whose softmax is the class probabilities; of a CORAL head also ``levels``
             (B, K - 1, H, W), log odds of ``y > k``; of a CORN head ``conditionals``, the same given ``y >= k``.
         """
         score = self.score(self.dropout(features)).float()
+        score = score if beside is None else score + beside
         if self.kind == "softmax":
             return {"logits": score}
         if self.kind == "corn":

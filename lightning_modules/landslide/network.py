@@ -31,6 +31,9 @@ class LandslideNetwork(nn.Module):
         dropout: share of the features' channels dropped before the head.
         head: ``softmax``, ``coral`` or ``corn``, see :class:`ClassHead`.
         decoder_channels: one number a level, 3 to 5 levels.
+        pixel_path: adds scores that are linear in the pixel's own channels (wide and deep: Cheng et al. 2016,
+            https://arxiv.org/abs/1606.07792). smp's U-Net halves the picture before its first skip and blurs what one
+            pixel holds. The U-Net's own scores start at 0: before it has learned, the answer is a logistic regression.
 
     Raises:
         StagewiseError: statistics that do not fit ``channels`` or hold no number, an unknown encoder or head.
@@ -57,6 +60,7 @@ class LandslideNetwork(nn.Module):
         dropout: float = 0.4,
         head: str = "softmax",
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+        pixel_path: bool = False,
     ) -> None:
         super().__init__()
         for name, default in {"mean": 0.0, "std": 1.0, "low": -_LARGEST, "high": _LARGEST}.items():
@@ -65,6 +69,7 @@ class LandslideNetwork(nn.Module):
             at = (self.std.flatten() <= 0).nonzero().flatten().tolist()
             raise StagewiseError(f"`std` must be positive, and is not in channel(s) {at}; a constant channel gets 1.")
         self.head = ClassHead(decoder_channels[-1], classes, head, dropout)
+        self.pixel = self._beside_the_head(channels) if pixel_path else None
         self.stride_px = 2 ** len(decoder_channels)
         self.encoder, self.decoder = encoder_and_decoder(encoder, channels, weights, tuple(decoder_channels))
         deepest: int = self.encoder.out_channels[-1]  # type: ignore[index, assignment]
@@ -85,8 +90,15 @@ class LandslideNetwork(nn.Module):
         x = F.pad(x, (0, -width % self.stride_px, 0, -height % self.stride_px), mode="replicate")
         features = list(self.encoder(x))
         features[-1] = self.attention(features[-1])
-        out: dict[str, Tensor] = self.head(self.decoder(features))
+        out: dict[str, Tensor] = self.head(self.decoder(features), None if self.pixel is None else self.pixel(x))
         return {name: value[..., :height, :width] for name, value in out.items()}
+
+    def _beside_the_head(self, channels: int) -> nn.Conv2d:
+        score = self.head.score
+        pixel = nn.Conv2d(channels, score.out_channels, 1, bias=False)
+        for weight in (pixel.weight, score.weight):
+            nn.init.zeros_(weight)
+        return pixel
 
     @contextmanager
     def mc_dropout(self, on: bool = True) -> Iterator[None]:

@@ -49,6 +49,33 @@ def test_every_head_gives_logits_whose_softmax_are_ordered_probabilities(kind, c
         assert out[extra].shape == (2, classes - 1, 32, 40)
 
 
+@pytest.mark.parametrize("kind", HEADS)
+def test_before_the_unet_has_learned_a_pixel_path_answers_from_the_pixel_alone(kind):
+    network, image = small(head=kind, pixel_path=True), picture()
+    torch.nn.init.normal_(network.pixel.weight)
+    out = answer(network, image)["logits"]
+    rearranged = answer(network, image.flip(-1, -2))["logits"].flip(-1, -2)
+    shuffled = answer(network, image[..., torch.randperm(40)])["logits"]
+    torch.testing.assert_close(out, rearranged)
+    assert not torch.allclose(out, shuffled) and torch.allclose(
+        out.mean((0, 2, 3)), shuffled.mean((0, 2, 3)), atol=1e-4
+    )
+    if kind == "softmax":
+        linear = torch.einsum("kc,bchw->bkhw", network.pixel.weight[:, :, 0, 0], image)
+        torch.testing.assert_close(out, linear + network.head.score.bias.view(-1, 1, 1))
+
+
+def test_beside_a_pixel_path_the_unet_learns_from_its_second_step_on():
+    network = small(pixel_path=True).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for learns in (False, True):
+        optimizer.zero_grad()
+        network(picture())["logits"][:, 0].square().mean().add(network(picture())["logits"][:, 1].mean()).backward()
+        deep = max(float(p.grad.abs().max()) for p in network.encoder.parameters())
+        assert (deep > 0) == learns
+        optimizer.step()
+
+
 def test_a_coral_head_is_one_score_with_falling_biases_that_start_even():
     head = ClassHead(8, 5, "coral", dropout=0.0)
     out = head(torch.randn(1, 8, 6, 6))
