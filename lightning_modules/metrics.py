@@ -1,4 +1,4 @@
-"""Metrics that torchmetrics does not have: the exact quantile over a whole data set, on any number of processes."""
+"""Metrics that torchmetrics does not have, exact over a whole data set on any number of processes."""
 
 from typing import Any
 
@@ -77,6 +77,38 @@ class Quantile(Metric):
             first = sample_ids[values.isnan()][:5].tolist()
             raise ValueError(f"`values` holds NaN, first for the samples {first}; drop or repair them before `update`.")
         return quantile_of_unique(values, sample_ids, self.q).to(self.device)
+
+
+class PredictionTable(Metric):
+    """Collects rows of an evaluation over all ranks; a row that padding repeated counts once.
+
+    >>> table = PredictionTable()
+    >>> table.update(torch.tensor([0, 1, 0]), {"error_km": torch.tensor([5.0, 7.0, 5.0])})
+    >>> table.compute()["error_km"].tolist()
+    [5.0, 7.0]
+    """
+
+    full_state_update = False
+
+    def __init__(self, fields: tuple[str, ...] = ("error_km",)) -> None:
+        super().__init__()
+        self.fields = ("sample_id", *fields)
+        for name in self.fields:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, sample_id: Tensor, values: dict[str, Tensor]) -> None:
+        """Adds a batch: ``sample_id`` (B,), each value (B, ...)."""
+        for name, value in {"sample_id": sample_id, **values}.items():
+            getattr(self, name).append(value.detach())
+
+    def compute(self) -> dict[str, Tensor]:
+        """All rows, sorted by ``sample_id``, on the CPU."""
+        rows = {name: dim_zero_cat(getattr(self, name)).cpu() for name in self.fields}
+        order = torch.argsort(rows["sample_id"], stable=True)
+        ids = rows["sample_id"][order]
+        first = torch.ones_like(ids, dtype=torch.bool)
+        first[1:] = ids[1:] != ids[:-1]
+        return {name: value[order[first]] for name, value in rows.items()}
 
 
 def quantile_of_unique(values: Tensor, sample_ids: Tensor, q: float) -> Tensor:

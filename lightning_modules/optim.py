@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 
 from .schedule import OpenedGroupSchedule, check_schedule, fit_length
 
-GROUP_KEYS = {"modules", "lr", "weight_decay", "lr_scale", "layer_decay"}
+ONE_D = "/1d"
+GROUP_KEYS = {"modules", "lr", "weight_decay", "decay_1d", "lr_scale", "layer_decay"}
 
 
 class GroupedOptimizer:
@@ -26,7 +27,8 @@ class GroupedOptimizer:
 
     Args:
         factory: makes the optimizer from a list of parameter groups, such as ``partial(torch.optim.AdamW)``.
-        groups: name -> ``modules`` (paths), ``lr``, and optionally ``weight_decay``, ``lr_scale`` (a factor on ``lr``)
+        groups: name -> ``modules`` (paths), ``lr``, and optionally ``weight_decay``, ``decay_1d`` (False leaves norms,
+            biases and scales without weight decay, in groups named ``clip/11/1d``), ``lr_scale`` (a factor on ``lr``)
             and ``layer_decay`` (``lr * layer_decay**depth``; each block inside the group, see :func:`block_paths`,
             becomes a group of its own named ``clip/11``; the last block has depth 0, what is defined before the blocks,
             named ``clip/stem``, one more than the first block, and what is defined after them keeps the name ``clip``).
@@ -119,7 +121,10 @@ class GroupedOptimizer:
         parameters = dict(module.named_parameters())
         blocks = block_paths(module, paths)
         parts = {group: (0, taken)} if decay == 1.0 else _by_depth(group, paths, blocks, taken)
+        if not spec.get("decay_1d", True):
+            parts = _by_shape(parts, parameters)
         extras = {"weight_decay": float(spec["weight_decay"])} if spec.get("weight_decay") is not None else {}
+        no_decay = {"weight_decay": 0.0}
         return [
             {
                 "params": [parameters[parameter] for parameter in members],
@@ -128,7 +133,7 @@ class GroupedOptimizer:
                 "blocks": blocks,
                 "lr": base * decay**depth,
                 "opened_at": 0,
-                **extras,
+                **(no_decay if name.endswith(ONE_D) else extras),
             }
             for name, (depth, members) in parts.items()
         ]
@@ -188,6 +193,17 @@ def _by_depth(
             key, depth = f"{group}/{order.index(block)}", len(order) - 1 - order.index(block)
         parts.setdefault(key, (depth, []))[1].append(name)
     return parts
+
+
+def _by_shape(
+    parts: Mapping[str, tuple[int, list[str]]], parameters: Mapping[str, nn.Parameter]
+) -> dict[str, tuple[int, list[str]]]:
+    found: dict[str, tuple[int, list[str]]] = {}
+    for key, (depth, members) in parts.items():
+        for name in members:
+            whole = key if parameters[name].ndim > 1 else f"{key}{ONE_D}"
+            found.setdefault(whole, (depth, []))[1].append(name)
+    return found
 
 
 def _check_group(name: str, group: Mapping[str, Any]) -> None:

@@ -11,56 +11,7 @@ from ...datamodules.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def clip_image_tower(
-    name: str = "ViT-B-16",
-    pretrained: str | None = "openai",
-    image_px: int = 224,
-    load: bool = True,
-    quick_gelu: bool | None = None,
-    **model_config: Any,
-) -> nn.Module:
-    """The image tower of an open_clip model, its text tower dropped.
-
-    Args:
-        name: open_clip's name of the architecture.
-        pretrained: open_clip's tag or a path; None starts from random weights and says so.
-        image_px: side of the input; position embeddings are resampled to it.
-        load: False builds the architecture only, for weights that come from a checkpoint.
-        quick_gelu: activation; None is what the tag was trained with (open_clip alone would only warn).
-        model_config: overrides of open_clip's model configuration (``embed_dim``, ``vision_cfg``, ``text_cfg``).
-
-    Returns:
-        A module (B, 3, image_px, image_px) -> (B, ``output_dim``).
-    """
-    import open_clip
-
-    if quick_gelu is None:
-        quick_gelu = bool(open_clip.get_pretrained_cfg(name, pretrained or "").get("quick_gelu", False))
-    if "vision_cfg" in model_config:  # it would override force_image_size
-        model_config["vision_cfg"] = {**model_config["vision_cfg"], "image_size": image_px}
-    if load and pretrained is None:
-        log.warning("encoder clip (%s): random weights, because pretrained=null", name)
-    source = pretrained if load else None
-    quiet = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # open_clip tells every step of its own to the root logger
-    try:
-        model = open_clip.create_model(
-            name,
-            source,
-            force_quick_gelu=quick_gelu,
-            force_image_size=image_px,
-            require_pretrained=bool(source),
-            **model_config,
-        )
-    except Exception as error:  # open_clip's own, and those of torch.load: pickle, zip and runtime errors
-        raise CheckpointError(f"encoder clip: cannot load {name} with pretrained='{source}': {error}") from error
-    finally:
-        logging.disable(quiet)
-    return model.visual
 
 
 def scene_encoder(name: str = "resnet50", weights: str | None = None, load: bool = True, **options: Any) -> nn.Module:

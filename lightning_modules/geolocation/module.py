@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ...datamodules.errors import CheckpointError, StagewiseError
 from ...datamodules.geolocation.geodesy import haversine_km
+from ..metrics import PredictionTable
 from ..start import load_start, rank_zero_first
 from . import decoding, evaluation, losses, predicting, scores
 from .figures import draw_predictions
@@ -103,8 +104,8 @@ class GeolocationModule(L.LightningModule):
         self.objective = GeolocationObjective(geography, **self.loss_options)
         n = len(geography["region_names"])
         self.val_confusion = MulticlassConfusionMatrix(n)
-        self.train_table = scores.PredictionTable(("error_km", "label", "predicted"))
-        self.eval_table = scores.PredictionTable(_TABLE)
+        self.train_table = PredictionTable(("error_km", "label", "predicted"))
+        self.eval_table = PredictionTable(_TABLE)
 
     def configure_optimizers(self) -> Any:
         """What the :class:`GroupedOptimizer` makes of this module."""

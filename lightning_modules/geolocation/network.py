@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...datamodules.errors import CheckpointError
 from ...datamodules.geolocation.geocells import CellTable
 from ...datamodules.geolocation.geodesy import wrap_longitude
+from ..clip import CLIP_MEAN, CLIP_STD, clip_image_tower
 from . import encoders
 from .heads import OffsetHead, RegionCellHeads, clamp_offset, offset_limit_deg, projection, small_output
 
@@ -47,7 +48,7 @@ class GeolocationNetwork(nn.Module):
         super().__init__()
         self.image_px = image_px
         cells, n_regions = CellTable.from_dict(geography["cells"]), len(geography["region_names"])
-        tower: Any = encoders.clip_image_tower(**(clip or {}), image_px=image_px, load=load)
+        tower: Any = clip_image_tower(**(clip or {}), image_px=image_px, load=load)
         backbone: Any = encoders.scene_encoder(**(scene or {}), load=load)
         self.clip, self.scene = tower, backbone
         self.clip_projection = projection(int(tower.output_dim), WIDTH)
@@ -90,7 +91,7 @@ class GeolocationNetwork(nn.Module):
 
     def _register_normalisation(self) -> None:
         for name, mean, std in (
-            ("clip", encoders.CLIP_MEAN, encoders.CLIP_STD),
+            ("clip", CLIP_MEAN, CLIP_STD),
             ("scene", encoders.IMAGENET_MEAN, encoders.IMAGENET_STD),
         ):
             self.register_buffer(f"{name}_mean", torch.tensor(mean).view(3, 1, 1))

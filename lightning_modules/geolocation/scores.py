@@ -5,9 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_calibration_error
-from torchmetrics.utilities import dim_zero_cat
 
 from ...datamodules.geolocation.geodesy import haversine_km
 from .decoding import RULES, answer_of, combine, expected_spread_km
@@ -24,38 +22,6 @@ def slug(name: str) -> str:
     'khyber_pakhtunkhwa'
     """
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-
-
-class PredictionTable(Metric):
-    """Collects rows of an evaluation over all ranks; a row that padding repeated counts once.
-
-    >>> table = PredictionTable()
-    >>> table.update(torch.tensor([0, 1, 0]), {"error_km": torch.tensor([5.0, 7.0, 5.0])})
-    >>> table.compute()["error_km"].tolist()
-    [5.0, 7.0]
-    """
-
-    full_state_update = False
-
-    def __init__(self, fields: tuple[str, ...] = ("error_km",)) -> None:
-        super().__init__()
-        self.fields = ("sample_id", *fields)
-        for name in self.fields:
-            self.add_state(name, default=[], dist_reduce_fx="cat")
-
-    def update(self, sample_id: Tensor, values: dict[str, Tensor]) -> None:
-        """Adds a batch: ``sample_id`` (B,), each value (B, ...)."""
-        for name, value in {"sample_id": sample_id, **values}.items():
-            getattr(self, name).append(value.detach())
-
-    def compute(self) -> dict[str, Tensor]:
-        """All rows, sorted by ``sample_id``, on the CPU."""
-        rows = {name: dim_zero_cat(getattr(self, name)).cpu() for name in self.fields}
-        order = torch.argsort(rows["sample_id"], stable=True)
-        ids = rows["sample_id"][order]
-        first = torch.ones_like(ids, dtype=torch.bool)
-        first[1:] = ids[1:] != ids[:-1]
-        return {name: value[order[first]] for name, value in rows.items()}
 
 
 def error_scores(error_km: Tensor) -> dict[str, float]:

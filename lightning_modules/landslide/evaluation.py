@@ -11,9 +11,10 @@ import numpy as np
 
 from ...datamodules.errors import StagewiseError
 from ...datamodules.landslide.prepared import PreparedArea
+from ..figures import draw_confusion
 from .bootstrap import intervals, leads
 from .curves import RateCurve, rate_curve
-from .evaluation_figures import draw_confusion, draw_rates, draw_reliability
+from .evaluation_figures import draw_rates, draw_reliability
 from .evaluation_report import as_text, main_figures
 from .labelled_pixels import Splits
 from .map_evaluation import AreaCount, MapEvaluation

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..text_tables import number, with_interval
 from .baselines import TITLES
-from .evaluation_report import main_figures, number, with_interval
+from .evaluation_report import main_figures
 from .scores import PER_CLASS
 
 LIMITS = (

@@ -147,6 +147,28 @@ def test_layer_decay_makes_a_group_of_each_block():
     assert rates == {"heads": 0.1, "clip/stem": 0.0625, **blocks, "clip": 1.0}
 
 
+def test_norms_and_biases_can_go_without_weight_decay():
+    model = Model()
+    groups = {**GROUPS, "clip": {"modules": ["clip"], "lr": 0.01, "decay_1d": False}}
+    optimizer = build(groups, model=model)[0]
+    decay = {group["name"]: group["weight_decay"] for group in optimizer.param_groups}
+    assert decay == {"heads": 0.5, "clip": 0.5, "clip/1d": 0.0}
+    shapes = {group["name"]: {p.ndim for p in group["params"]} for group in optimizer.param_groups}
+    assert shapes == {"heads": {1, 2}, "clip": {2}, "clip/1d": {1}}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+    before = model.network.clip.norm.weight.detach().clone()
+    sum(p.sum() * 0 for p in model.parameters()).backward()
+    optimizer.step()
+    assert torch.equal(model.network.clip.norm.weight, before)
+
+
+def test_blocks_and_shapes_divide_a_group_together():
+    groups = {**GROUPS, "clip": {"modules": ["clip"], "lr": 1.0, "layer_decay": 0.5, "decay_1d": False}}
+    rates = {group["name"]: group["lr"] for group in build(groups)[0].param_groups}
+    assert rates["clip/1"] == rates["clip/1/1d"] == 0.25 and rates["clip/stem/1d"] == 0.0625
+    assert rates["clip/1d"] == 1.0 and "clip" not in rates  # behind the blocks there is a norm alone
+
+
 def test_extras_are_plain_and_the_state_is_a_round_trip(tmp_path):
     model = Model()
     optimizer, scheduler = build(model=model, schedule={"warmup_steps": 2})

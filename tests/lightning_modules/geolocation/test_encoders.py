@@ -10,8 +10,9 @@ import torch
 from torchvision.models import resnet18
 
 from stagewise.datamodules.errors import CheckpointError
+from stagewise.lightning_modules.clip import clip_image_tower
 from stagewise.lightning_modules.geolocation import encoders
-from stagewise.lightning_modules.geolocation.encoders import clip_image_tower, load_places365, scene_encoder
+from stagewise.lightning_modules.geolocation.encoders import load_places365, scene_encoder
 
 
 class Trap:

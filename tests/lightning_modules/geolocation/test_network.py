@@ -4,6 +4,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stagewise.datamodules.geolocation.geodesy import haversine_km
+from stagewise.lightning_modules.clip import CLIP_MEAN, CLIP_STD
 from stagewise.lightning_modules.geolocation import encoders
 from stagewise.lightning_modules.geolocation.decoding import RULES, combine
 from stagewise.lightning_modules.geolocation.heads import RegionCellHeads
@@ -174,7 +175,7 @@ def test_each_encoder_sees_pictures_normalised_with_its_own_statistics(network, 
         monkeypatch.setitem(network._frozen, name, lambda image, name=name: seen.setdefault(name, image))
     network.encode(batch)
     for name, mean, std in (
-        ("clip", encoders.CLIP_MEAN, encoders.CLIP_STD),
+        ("clip", CLIP_MEAN, CLIP_STD),
         ("scene", encoders.IMAGENET_MEAN, encoders.IMAGENET_STD),
     ):
         back = seen[name] * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)

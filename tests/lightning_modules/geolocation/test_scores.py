@@ -7,7 +7,6 @@ from stagewise.lightning_modules.geolocation.scores import (
     LADDER,
     NO_CALIBRATION,
     WITHIN_KM,
-    PredictionTable,
     calibrate,
     calibration_scores,
     end_to_end_scores,
@@ -17,6 +16,7 @@ from stagewise.lightning_modules.geolocation.scores import (
     region_scores,
     slug,
 )
+from stagewise.lightning_modules.metrics import PredictionTable
 
 NAMES = ["Sindh", "Khyber Pakhtunkhwa", "Gilgit-Baltistan", "Never Seen"]
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from stagewise.lightning_modules.figures import draw_confusion
 from stagewise.lightning_modules.landslide.curves import rate_curve, reliability_curve
-from stagewise.lightning_modules.landslide.evaluation_figures import draw_confusion, draw_rates, draw_reliability
+from stagewise.lightning_modules.landslide.evaluation_figures import draw_rates, draw_reliability
 from stagewise.lightning_modules.landslide.tally import RANK_BINS, rank_bin, tally_of
 
 
