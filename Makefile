@@ -7,7 +7,7 @@ PACKAGES := stagewise.callbacks stagewise.datamodules stagewise.lightning_module
 IN_TWO := -n 2 --dist loadgroup  # tests that share what one of them trained stay together
 PHASES := geopak_phase0,geopak_phase1,geopak_phase2
 
-.PHONY: setup demo demo-landslide test test-all lint lock clean
+.PHONY: setup demo demo-drains demo-landslide test test-all lint lock clean
 
 setup: $(READY)
 
@@ -25,6 +25,9 @@ demo: $(READY)
 	$(PYTHON) predict.py checkpoint=$(DEMO)/phase2/phase2_best.ckpt input=data/demo/geopak/images/test \
 	  output=$(DEMO)/predictions options.limit=8
 	$(PYTHON) benchmarks/phase_table.py $(DEMO) --split test
+
+demo-drains: $(READY)
+	$(PYTHON) train.py experiment=drains_clip demo=drains
 
 demo-landslide: $(READY)
 	$(PYTHON) train.py experiment=landslide_v25 demo=landslide

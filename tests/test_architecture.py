@@ -14,6 +14,7 @@ VOCABULARY = (
     "datamodules.images",
     "datamodules.geolocation.geocells",
     "datamodules.geolocation.geodesy",
+    *(f"datamodules.drains.{name}" for name in ("boxes", "ceiling", "crops", "detections", "vocabulary")),
     *(
         f"datamodules.landslide.{name}"
         for name in ("areas", "channel_inputs", "channel_maker", "channels", "extras", "prepared", "rasters", "turning")

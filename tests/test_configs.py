@@ -12,6 +12,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 GROUPS = ("trainer", "logger", "datamodule", "lightning_module", "optimizer", "callbacks")
 OPTIMIZER_GROUPS = {
+    "drains": {"vision"},
     "geopak": {"heads", "embeddings", "fusion", "clip", "scene"},
     "landslide": {"encoder", "attention", "decoder", "head"},
 }
@@ -50,7 +51,8 @@ def test_every_experiment_composes_and_its_targets_resolve(experiment, demo):
 
 @pytest.mark.parametrize(("group", "leaf"), LEAVES, ids=lambda x: x)
 def test_every_leaf_composes(group, leaf):
-    cfg = composed(experiment="landslide_v25" if leaf == "landslide" else "geopak_phase2", **{group: leaf})
+    of_leaf = {"landslide": "landslide_v25", "drains": "drains_clip"}
+    cfg = composed(experiment=of_leaf.get(leaf, "geopak_phase2"), **{group: leaf})
     assert targets(cfg[group])
 
 
@@ -62,6 +64,22 @@ def test_every_ablation_changes_the_experiment_and_still_makes_its_parts(leaf, d
     assert len(differs) == 1
     for cfg in (part.lightning_module, part.datamodule, *part.callbacks.values()):
         instantiate(cfg)
+
+
+@pytest.mark.parametrize("demo", [{}, {"demo": "drains"}], ids=["full", "demo"])
+@pytest.mark.parametrize("mode", sorted(p.stem for p in (CONF / "mode").glob("*.yaml")))
+def test_every_mode_of_drains_opens_groups_that_its_optimizer_has(mode, demo):
+    cfg = composed(experiment="drains_clip", mode=mode, **demo)
+    optimizer, network = instantiate(cfg.optimizer), instantiate(cfg.lightning_module).hparams["network"]
+    opened = {group for stage in cfg.stages.values() for group in stage.open}
+    assert opened and opened <= set(optimizer.groups)
+    assert ("text" in optimizer.groups, "adapters" in optimizer.groups, "probe" in optimizer.groups) == (
+        network["text"],
+        network["lora"] is not None,
+        network["head"] == "linear",
+    )
+    rates = {name: group["lr"] * group.get("lr_scale", 1.0) for name, group in optimizer.groups.items()}
+    assert all(rates[group] > 0 for group in opened) == (mode != "zero_shot")
 
 
 @pytest.mark.parametrize("name", ["evaluate", "predict"])

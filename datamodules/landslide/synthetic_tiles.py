@@ -1,9 +1,8 @@
 """Synthetic tiles on disk, with a manifest that says what each was made of."""
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -117,19 +116,6 @@ def write_synthetic(
 
 def _write_header(file: Any, kind: str, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
-
-
-def whole_folder(folder: Path, make: Callable[[Path], None]) -> None:
-    """Makes a folder under another name and renames it when it is whole; a failure leaves nothing."""
-    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        make(part)
-        if not folder.is_dir():  # another process may have been quicker
-            part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def check_room(folder: Path, tiles: int, shape: tuple[int, int, int]) -> None:

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StagewiseError
+from ..folders import whole_folder
 from .channels import ChannelList
 from .parent_tiles import ParentTiles, nearest
-from .synthetic_tiles import SyntheticTiles, Tile, check_room, whole_folder, write_synthetic
+from .synthetic_tiles import SyntheticTiles, Tile, check_room, write_synthetic
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Drain conditions: objects of pictures in a YOLO folder."""

@@ -1,0 +1,1 @@
+"""Drain conditions: prompts, detectors, drawing, matching."""

@@ -1,0 +1,152 @@
+"""The trained classifier as ONNX: image tower, class head and the encoded prompts in one file."""
+
+import copy
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ...datamodules.drains.vocabulary import CLASSES, TYPES
+from ...datamodules.errors import StagewiseError
+
+if TYPE_CHECKING:
+    from .module import DrainModule
+    from .network import DrainNetwork
+
+log = logging.getLogger(__name__)
+TOLERANCE = 1e-4
+INPUTS = ("image", "box_type", "position", "context", "metadata")
+
+
+class Exported(nn.Module):
+    """The network with plain tensors for arguments, as ONNX wants them; the logits of impossible classes are -1e4.
+
+    Args:
+        network: without a text tower; it is copied, LoRA's changes are written into the copy's matrices.
+    """
+
+    def __init__(self, network: "DrainNetwork") -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).cpu()
+        if self.network.adapters is not None:
+            self.network.adapters.merge(self.network.visual)
+            self.network.adapters = None
+        self.eval()
+
+    def forward(self, image: Tensor, box_type: Tensor, position: Tensor, context: Tensor, metadata: Tensor) -> Tensor:
+        """(B, 3, S, S) in [0, 1], (B), (B), (B), (B, F) -> (B, K)."""
+        batch = dict(zip(INPUTS, (image, box_type, position, context, metadata)))
+        found: Tensor = self.network(batch)["logits"]
+        return found.clamp(min=-1e4)
+
+
+def export_onnx(module: "DrainModule", path: str | Path, int8: bool = False) -> float:
+    """Writes the file, and checks its answers against PyTorch's before it gets its name.
+
+    Args:
+        module: trained.
+        path: of the ``.onnx``; classes, types and how crops are cut lie in its metadata.
+        int8: dynamic quantisation of the weights of matrix products. Its answers differ by more than the tolerance;
+            what it costs in accuracy is for :func:`onnx_logits` to measure on real crops.
+
+    Returns:
+        The largest difference of a logit on random pictures.
+
+    Raises:
+        StagewiseError: the libraries are missing, the network keeps its text tower or looks at two views, or the file
+            answers otherwise than PyTorch.
+    """
+    _require()
+    if module.network.text is not None or module.schema["image"]["view"]:
+        raise StagewiseError(
+            "export takes one view and texts that are encoded already; train with text=false, view=false."
+        )
+    target, exported = Path(path), Exported(module.network)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.stem}.part.onnx")
+    example = example_batch(module.schema, 2)
+    _write(exported, example, part, module.schema)
+    other = example_batch(module.schema, 5, seed=1)
+    with torch.inference_mode():
+        wanted = exported(*other.values()).numpy()
+    if difference(onnx_logits(part, other), wanted) > TOLERANCE:
+        raise StagewiseError(f"'{part}' differs from PyTorch by {difference(onnx_logits(part, other), wanted):.2g}.")
+    if int8:
+        quantise(part, part)
+    found = difference(onnx_logits(part, other), wanted)
+    part.replace(target)
+    log.info("written: %s, largest difference of a logit to PyTorch %.2g", target, found)
+    return found
+
+
+def difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """The largest, over the classes that are possible."""
+    possible = (a > -1e3) & (b > -1e3)
+    return float(np.abs(a - b)[possible].max())
+
+
+def onnx_logits(path: str | Path, batch: dict[str, Tensor]) -> NDArray[np.float32]:
+    """What onnxruntime answers on the CPU.
+
+    Args:
+        path: of the ``.onnx``.
+        batch: of :data:`INPUTS`.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    wanted = {one.name for one in session.get_inputs()}  # what the network does not look at is not in the file
+    found: NDArray[np.float32] = session.run(None, {n: v.numpy() for n, v in batch.items() if n in wanted})[0]
+    return found
+
+
+def example_batch(schema: dict[str, Any], size: int, seed: int = 0) -> dict[str, Tensor]:
+    """Random objects of every type."""
+    g, px = torch.Generator().manual_seed(seed), int(schema["image"]["px"])
+    kinds = torch.arange(size) % len(TYPES)
+    features = torch.tensor(schema["feature_mean"]) + torch.randn(size, len(schema["features"]), generator=g)
+    images = torch.rand(size, 3, px, px, generator=g)
+    return dict(zip(INPUTS, (images, kinds, torch.arange(size) % 3, torch.zeros_like(kinds), features.float())))
+
+
+def _write(exported: Exported, example: dict[str, Tensor], path: Path, schema: dict[str, Any]) -> None:
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*axis name: batch will not be used")  # one name for all is meant
+        program = torch.onnx.export(
+            exported,
+            tuple(example.values()),
+            input_names=list(INPUTS),
+            output_names=["logits"],
+            dynamic_shapes={name: {0: batch} for name in INPUTS},
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    known = {"classes": [one.name for one in CLASSES], "types": list(TYPES), "image": schema["image"]}
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in known.items()})
+    program.save(str(path))
+
+
+def quantise(path: Path, target: Path) -> None:
+    """Dynamic INT8 of an exported file's matrix products."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(path)
+    del model.graph.value_info[:]  # the exporter's shapes, which onnx's own inference disputes
+    quantize_dynamic(model, target, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+
+
+def _require() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise StagewiseError(f"export needs {', '.join(missing)}; run: pip install 'stagewise[onnx]'")
