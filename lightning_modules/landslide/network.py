@@ -96,7 +96,7 @@ class LandslideNetwork(nn.Module):
     def _beside_the_head(self, channels: int) -> nn.Conv2d:
         score = self.head.score
         pixel = nn.Conv2d(channels, score.out_channels, 1)
-        for start in (pixel.weight, pixel.bias, score.weight):
+        for start in (*pixel.parameters(), score.weight):
             nn.init.zeros_(start)
         return pixel
 
