@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DEMO := checkpoints/demo
 PACKAGES := stagewise.callbacks stagewise.datamodules stagewise.lightning_modules stagewise.sweep
-IN_TWO := -n 2 --dist loadgroup  # tests that share what one of them trained stay together
+IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder  # tests that share what one of them trained stay together
 PHASES := geopak_phase0,geopak_phase1,geopak_phase2
 
 .PHONY: setup demo demo-drains demo-landslide test test-all lint lock clean

@@ -21,8 +21,6 @@ from stagewise.lightning_modules.drains.export import (
     quantise,
 )
 
-pytestmark = pytest.mark.xdist_group("drains")
-
 SMALL = [
     "experiment=drains_clip",
     "demo=drains",

@@ -17,8 +17,6 @@ from stagewise import evaluate, predict, train
 from stagewise.datamodules.landslide.generated import write_generated_landslides
 from stagewise.lightning_modules import load_module
 
-pytestmark = pytest.mark.xdist_group("landslide")
-
 ROOT = Path(__file__).resolve().parents[1]
 CHANNELS = "[elevation,slope,aspect_sin,aspect_cos,tpi,red,green,blue]"
 SMALL = [

@@ -17,8 +17,6 @@ from omegaconf import open_dict
 
 from stagewise import evaluate, predict, train
 
-pytestmark = pytest.mark.xdist_group("train")
-
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
     "demo=geopak",

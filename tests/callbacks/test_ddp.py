@@ -4,8 +4,6 @@ from collections import Counter
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("ranks")
-
 
 @pytest.fixture(scope="module")
 def ranks(spawned, tmp_path_factory):

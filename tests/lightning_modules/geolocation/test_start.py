@@ -44,5 +44,5 @@ class TestReading:
 @pytest.mark.parametrize("provenance", [{}, {"provenance": {"module": "SegmentationModule"}}])
 def test_a_checkpoint_of_an_unknown_task_names_the_known_ones(tmp_path, provenance):
     torch.save({"state_dict": {}, **provenance}, tmp_path / "foreign.ckpt")
-    with pytest.raises(CheckpointError, match=r"was not written by train\.py .*known tasks: GeolocationModule"):
+    with pytest.raises(CheckpointError, match=r"was not written by train\.py .*known tasks: .*GeolocationModule"):
         load_module(str(tmp_path / "foreign.ckpt"))
