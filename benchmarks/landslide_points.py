@@ -60,22 +60,11 @@ def figures_of(model: str, height: str, rows: list[dict[str, str]], ours: list[f
     return {"model": model, "height": height, **figures}
 
 
-def main() -> None:
-    parser = parser_of(__doc__, pairs=1)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parse(parser)
-    if not (options.data / "landslide_points.csv").is_file():
-        sys.exit(f"no landslide_points.csv in '{options.data}'; pass the folder that has it.")
-    folds, repeats = (2, 1) if options.quick else (FOLDS, options.repeats)
-    with tempfile.TemporaryDirectory() as work:
-        data = options.data.resolve()
-        rows = sweep(data, Path(work) / "without", folds, repeats, WITHOUT)
-        high = sweep(data, Path(work) / "with", folds, repeats, WITH, "+trainer.limit_train_batches=1")
-    options.data = options.data.name  # the table is kept, the machine's paths are not
+def report(options: Any, rows: list[dict[str, str]], high: list[dict[str, str]]) -> None:
+    """Writes the table; ``high`` are the runs with the height, none while they have not been."""
     ours = [float(row[FIGURES["network"]]) for row in rows]
     figures = [figures_of(model, "without", rows, ours) for model in FIGURES]
-    figures += [figures_of(model, "with", high, ours) for model in FIGURES if model != "network"]
+    figures += [figures_of(model, "with", high, ours) for model in FIGURES if high and model != "network"]
     table = [
         {
             "model": found["model"],
@@ -88,6 +77,21 @@ def main() -> None:
     ]
     write("landslide_points", options, {"figures": figures}, table)
     print(verdict("AUROC of the network", figures[0]["auroc"], BAR, at_most=False))
+
+
+def main() -> None:
+    parser = parser_of(__doc__, pairs=1)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parse(parser)
+    if not (options.data / "landslide_points.csv").is_file():
+        sys.exit(f"no landslide_points.csv in '{options.data}'; pass the folder that has it.")
+    folds, repeats = (2, 1) if options.quick else (FOLDS, options.repeats)
+    data, options.data = options.data.resolve(), options.data.name  # the table is kept, the machine's paths are not
+    with tempfile.TemporaryDirectory() as work:
+        rows = sweep(data, Path(work) / "without", folds, repeats, WITHOUT)
+        report(options, rows, [])  # the second sweep takes long: what is measured is kept
+        report(options, rows, sweep(data, Path(work) / "with", folds, repeats, WITH, "+trainer.limit_train_batches=1"))
 
 
 if __name__ == "__main__":
