@@ -18,6 +18,7 @@ from ..errors import StagewiseError
 from ..images import photometric
 from ..loaders import ResumableDataLoader
 from ..samplers import GroupBalancedBatchSampler
+from ..settings import settings_of
 from .crop_store import CropStore, open_crops
 from .dataset import DrainDataset
 from .imbalance import corrections_of
@@ -75,8 +76,15 @@ class DrainDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.root, self.strict, self.cache_dir, self.seed = Path(root), strict, Path(cache_dir), seed
-        self.locations, self.split_options = _known("locations", locations), _known("splits", splits)
-        self.image, self.loader, self.rare = _known("image", image), _known("loader", loader), _known("rare", rare)
+        self.locations, self.split_options = (
+            settings_of("locations", locations, KNOWN["locations"]),
+            settings_of("splits", splits, KNOWN["splits"]),
+        )
+        self.image, self.loader, self.rare = (
+            settings_of("image", image, KNOWN["image"]),
+            settings_of("loader", loader, KNOWN["loader"]),
+            settings_of("rare", rare, KNOWN["rare"]),
+        )
         self.corrections = corrections_of(self.rare["correction"])
         self.test_split = "test"
         self.schema: dict[str, Any] | None = None
@@ -233,9 +241,3 @@ class GeneratedDrainDataModule(DrainDataModule):
         from .generated_captions import caption_pairs
 
         return caption_pairs(count, seed, px=px, margin=float(self.image["margin"]))
-
-
-def _known(name: str, given: dict[str, Any] | None) -> dict[str, Any]:
-    if unknown := sorted(set(given or {}) - set(KNOWN[name])):
-        raise StagewiseError(f"`{name}` has unknown key(s) {unknown}; known: {', '.join(KNOWN[name])}.")
-    return KNOWN[name] | {key: value for key, value in (given or {}).items() if value is not None}

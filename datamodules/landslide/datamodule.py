@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from ..errors import StagewiseError
 from ..loaders import ResumableDataLoader
+from ..settings import settings_of
 from .areas import area_cache, find_areas, open_areas
 from .augmentation import TileAugmentation
 from .channel_maker import make_channels
@@ -75,10 +76,16 @@ class LandslideDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.root, self.fold, self.cache_dir, self.seed = Path(root), fold, Path(cache_dir), seed
-        self.channel_options, self.labels = _known("channels", channels), _known("labels", labels)
-        self.tiles, self.split_options = _known("tiles", tiles), _known("splits", splits)
-        self.rare = _known("rare", rare) if rare else None
-        self.loader = _known("loader", loader)
+        self.channel_options, self.labels = (
+            settings_of("channels", channels, KNOWN["channels"]),
+            settings_of("labels", labels, KNOWN["labels"]),
+        )
+        self.tiles, self.split_options = (
+            settings_of("tiles", tiles, KNOWN["tiles"]),
+            settings_of("splits", splits, KNOWN["splits"]),
+        )
+        self.rare = settings_of("rare", rare, KNOWN["rare"]) if rare else None
+        self.loader = settings_of("loader", loader, KNOWN["loader"])
         self.classes = [str(name) for name in self.labels["classes"]]
         if self.rare and self.rare["class"] not in self.classes:
             raise StagewiseError(
@@ -236,9 +243,3 @@ class GeneratedLandslideDataModule(LandslideDataModule):
         if os.path.abspath(target) == os.path.abspath(self.root):
             write_generated_landslides(self.root, **options)
         super().prepare_data()
-
-
-def _known(name: str, given: dict[str, Any] | None) -> dict[str, Any]:
-    if unknown := sorted(set(given or {}) - set(KNOWN[name])):
-        raise StagewiseError(f"`{name}` has unknown key(s) {unknown}; known: {', '.join(KNOWN[name])}.")
-    return KNOWN[name] | {key: value for key, value in (given or {}).items() if value is not None}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stagewise.datamodules.errors import StagewiseError
-from stagewise.lightning_modules.drains.matching import MISSED, end_to_end, match_boxes
+from stagewise.lightning_modules.drains.matching import MISSED, match_boxes
 
 A, B = [0, 0, 10, 10], [20, 0, 30, 10]
 
@@ -46,48 +46,3 @@ def test_pictures_without_objects_or_detections():
     assert match_boxes(nothing, [], nothing, [], []).false.shape == (0,)
     with pytest.raises(StagewiseError, match="least_iou"):
         match_boxes([A], [0], [A], [0], [1.0], least_iou=0)
-
-
-def test_a_perfect_run_scores_one():
-    score = end_to_end(range(9), range(9))
-    assert (score.accuracy, score.macro_f1, score.missed, score.false) == (1, 1, 0, 0) and (score.recall == 1).all()
-
-
-def test_misses_are_wrong_and_false_detections_cost_precision():
-    score = end_to_end([0, 0, 1, 1], [0, MISSED, 1, 0], false=[1, 1, -1])
-    assert score.accuracy == 0.5 and (score.missed, score.false) == (1, 3)
-    f0, f1 = 2 * 1 / (2 + 2), 2 * 1 / (2 + 3)  # 2 TP / (objects + said)
-    assert score.macro_f1 == pytest.approx((f0 + f1) / 2)
-    assert score.recall[:2].tolist() == [0.5, 0.5] and np.isnan(score.recall[2:]).all()
-
-
-def test_macro_f1_without_misses_is_scikit_learns():
-    from sklearn.metrics import f1_score
-
-    rng = np.random.default_rng(0)
-    labels, predicted = rng.integers(0, 5, 200), rng.integers(0, 9, 200)
-    reference = f1_score(labels, predicted, average="macro", labels=np.unique(labels))
-    assert end_to_end(labels, predicted).macro_f1 == pytest.approx(reference)
-
-
-def test_another_miss_or_false_detection_never_helps():
-    labels, predicted = [0, 0, 1, 2, 2], [0, 1, 1, 2, 2]
-    full = end_to_end(labels, predicted)
-    missed = end_to_end(labels, [MISSED, *predicted[1:]])
-    false = end_to_end(labels, predicted, false=[2])
-    assert missed.accuracy < full.accuracy and missed.macro_f1 < full.macro_f1
-    assert false.accuracy == full.accuracy and false.macro_f1 < full.macro_f1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (([0], [0, 1]), "one prediction a label"),
-        (([9], [0]), "`labels`"),
-        (([0], [-2]), "`predicted`"),
-        (([], []), "no object"),
-    ],
-)
-def test_wrong_arguments(arguments, message):
-    with pytest.raises(StagewiseError, match=message):
-        end_to_end(*arguments)
