@@ -1,7 +1,8 @@
 """CLIP models of open_clip, with the weights that they are published with."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -46,22 +47,33 @@ def clip_model(
     if load and pretrained is None:
         log.warning("encoder clip (%s): random weights, because pretrained=null", name)
     source = pretrained if load else None
-    quiet = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # open_clip tells every step of its own to the root logger
+    options = {"force_quick_gelu": quick_gelu, "force_image_size": image_px, "require_pretrained": bool(source)}
     try:
-        model: nn.Module = open_clip.create_model(
-            name,
-            source,
-            force_quick_gelu=quick_gelu,
-            force_image_size=image_px,
-            require_pretrained=bool(source),
-            **model_config,
-        )
+        with quiet():
+            model: nn.Module = open_clip.create_model(name, source, **options, **model_config)
     except Exception as error:  # open_clip's own, and those of torch.load: pickle, zip and runtime errors
         raise CheckpointError(f"encoder clip: cannot load {name} with pretrained='{source}': {error}") from error
-    finally:
-        logging.disable(quiet)
     return model
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """open_clip tells every step of its own to the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def tokenizer_of(name: str, model: nn.Module) -> Callable[[list[str]], Tensor]:
+    """Texts -> (N, context length) tokens of a model of :func:`clip_model`."""
+    import open_clip
+
+    with quiet():
+        made: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(name, context_length=int(model.context_length))  # type: ignore[arg-type]
+    return made
 
 
 def clip_image_tower(*args: Any, **options: Any) -> nn.Module:
@@ -89,15 +101,13 @@ class TextTower(nn.Module):
 
     def __init__(self, model: nn.Module, name: str) -> None:
         super().__init__()
-        import open_clip
-
         if hasattr(model, "visual"):
             del model.visual
         model.register_parameter(
             "logit_scale", None
         )  # whoever compares keeps it; here it would be a weight without use
         self.model = model
-        self.tokenize = open_clip.get_tokenizer(name, context_length=int(model.context_length))  # type: ignore[arg-type]
+        self.tokenize = tokenizer_of(name, model)
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         """(N) texts -> (N, D) of length 1."""

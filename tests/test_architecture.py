@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("callbacks", "datamodules", "lightning_modules", "conf")
-SCRIPTS = ("train.py", "evaluate.py", "predict.py", "sweep.py")
+SCRIPTS = ("train.py", "evaluate.py", "predict.py", "export.py", "sweep.py")
 VOCABULARY = (
     "datamodules.errors",
     "datamodules.images",
@@ -73,7 +73,7 @@ def test_scripts_import_hydra_omegaconf_and_lightning(name):
 
     names = imports_of(ROOT / name)
     assert foreign(names) <= {"hydra", "omegaconf", "lightning", "stagewise"} | set(sys.stdlib_module_names)
-    assert {n for n in names if n.startswith(":stagewise")} <= {":stagewise.train"}
+    assert {n for n in names if n.startswith(":stagewise")} <= {":stagewise.train", ":stagewise.evaluate"}
 
 
 def test_no_import_cycle_between_files():

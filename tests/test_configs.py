@@ -82,9 +82,9 @@ def test_every_mode_of_drains_opens_groups_that_its_optimizer_has(mode, demo):
     assert all(rates[group] > 0 for group in opened) == (mode != "zero_shot")
 
 
-@pytest.mark.parametrize("name", ["evaluate", "predict"])
-def test_the_other_programs_compose(name):
-    cfg = composed(name, checkpoint="a.ckpt", **({"input": "in", "output": "out"} if name == "predict" else {}))
+@pytest.mark.parametrize(("name", "more"), [("evaluate", {}), ("predict", {"input": "in"}), ("export", {})])
+def test_the_other_programs_compose(name, more):
+    cfg = composed(name, checkpoint="a.ckpt", output="out", **more)
     assert targets(cfg.module) == ["stagewise.lightning_modules.load_module"]
 
 

@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_module
 from PIL import Image
 
-from stagewise import evaluate, predict, train
+from stagewise import evaluate, export, predict, train
 from stagewise.datamodules.drains.vocabulary import CLASS_NAMES
 from stagewise.lightning_modules import load_module
 from stagewise.lightning_modules.drains.export import (
@@ -53,7 +53,7 @@ def run(folder: Path, *overrides: str) -> float | None:
 def program(name: str, **options: object):
     with initialize_config_module("stagewise.conf", version_base="1.3"):
         cfg = compose(name, [f"{key}={value}" for key, value in options.items()])
-    return {"evaluate": evaluate, "predict": predict}[name].run(cfg)
+    return {"evaluate": evaluate, "export": export, "predict": predict}[name].run(cfg)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,11 @@ def test_a_run_ends_with_the_score_of_test_beside_its_baselines(best):
     assert metrics["test/prompt/position/accuracy"] == metrics["test/accuracy"]
     with Image.open(folder / "confusion.png") as picture:
         assert min(picture.size) > 500
+    with (folder / "answers.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name, prefix in (("network", ""), ("features_forest", "baseline/features_forest/")):
+        right = [row[name] == row["truth"] for row in rows]
+        assert sum(right) / len(rows) == pytest.approx(metrics[f"test/{prefix}accuracy"])
 
 
 def test_the_checkpoint_is_safe_self_contained_and_knows_its_start(best):
@@ -167,6 +172,46 @@ def test_the_exported_network_answers_as_the_trained_one(best, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"whole.onnx", "int8.onnx"}
     assert (tmp_path / "int8.onnx").stat().st_size < path.stat().st_size
     batch = example_batch(module.schema, 6)
-    whole, int8 = (onnx_logits(p, batch) for p in (path, tmp_path / "int8.onnx"))
+    whole, int8 = (onnx_logits(p, [batch]) for p in (path, tmp_path / "int8.onnx"))
     assert 1e-4 < difference(whole, int8) < 2.0
     assert ((whole > -1e3) == (int8 > -1e3)).all()  # a type keeps its classes
+
+
+def test_export_writes_both_files_and_says_what_they_cost(best, tmp_path, capsys):
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    text = program("export", checkpoint=best, output=tmp_path / "model.onnx", int8="true")
+    assert {p.name for p in tmp_path.iterdir()} == {"model.onnx", "model.int8.onnx"}
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.startswith("  ")}
+    assert rows["PyTorch"][1:4] == rows["model.onnx"][1:4] and rows["model.onnx"][3] == "0.0%"
+    assert float(rows["model.int8.onnx"][0]) < float(rows["model.onnx"][0])
+    metrics = json.loads((best.parent / "evaluation_test" / "metrics.json").read_text())
+    assert float(rows["model.onnx"][1]) == pytest.approx(metrics["test/accuracy"], abs=5e-4)
+    assert text in capsys.readouterr().out
+
+
+def detections_of(root: Path, target: Path) -> Path:
+    """The true boxes, but one object of each picture is missed and one detection is of nothing."""
+    target.mkdir()
+    for path in (root / "labels").glob("*.txt"):
+        rows = path.read_text().splitlines()
+        (target / path.name).write_text("\n".join([*rows[1:], "0 0.02 0.02 0.03 0.03"]) + "\n")
+    shutil.copy(root / "data.yaml", target)
+    return target
+
+
+def test_end_to_end_a_missed_object_is_wrong_and_the_true_boxes_lose_nothing(trained, best, tmp_path, capsys):
+    root = trained / "data" / "drains"
+    options = {"checkpoint": best, "trainer": "cpu", "output": tmp_path / "out"}
+    true = program("evaluate", **options, **{"options.detections": root / "labels"})
+    assert true["test/end_to_end/found"] == 1.0 and true["test/end_to_end/false_a_picture"] == 0.0
+    for name in ("accuracy", "macro_f1", "recall/slope_drain_blocked"):
+        assert true[f"test/end_to_end/{name}"] == pytest.approx(true[f"test/{name}"], abs=0.02)
+    assert (tmp_path / "out" / "confusion_end_to_end.png").is_file()
+    capsys.readouterr()
+    missed = program("evaluate", **options, **{"options.detections": detections_of(root, tmp_path / "found")})
+    share = 1 - missed["test/pictures"] / missed["test/objects"]
+    assert missed["test/end_to_end/found"] == pytest.approx(share, abs=0.02)
+    assert missed["test/end_to_end/false_a_picture"] == pytest.approx(1.0, abs=0.1)
+    assert missed["test/end_to_end/accuracy"] < true["test/end_to_end/accuracy"]
+    assert missed["test/accuracy"] == true["test/accuracy"]
+    assert "end to end: " in capsys.readouterr().out

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from hydra import compose, initialize_config_module
 from stagewise import evaluate, predict, train
 from stagewise.datamodules.landslide.generated import write_generated_landslides
 from stagewise.lightning_modules import load_module
+from stagewise.lightning_modules.landslide import inference
+from stagewise.lightning_modules.landslide.maps import make_cog
 
 ROOT = Path(__file__).resolve().parents[1]
 CHANNELS = "[elevation,slope,aspect_sin,aspect_cos,tpi,red,green,blue]"
@@ -165,6 +168,38 @@ def test_an_ensemble_is_the_mean_of_its_members(trained, best, survey, tmp_path)
     assert card["calibration"]["temperature"] == pytest.approx(np.sqrt(np.prod([m["temperature"] for m in members])))
     a, b, both = (undone(p, state) for p, state in zip(found, [*members, card["calibration"]], strict=True))
     assert np.nanmax(np.abs((a + b) / 2 - both)) < 1e-3  # calibration undone: the mean of the networks' own answers
+
+
+def layer(folder: Path, name: str) -> tuple[np.ndarray, dict]:
+    with rasterio.open(folder / f"{name}.tif") as raster:
+        return raster.read(), raster.tags()
+
+
+def test_a_run_killed_in_the_middle_goes_on_and_gives_the_same_map(best, survey, tmp_path, monkeypatch):
+    """With Monte-Carlo dropout, whose draws a second start must repeat."""
+    asked = {"checkpoint": best, "input": survey, "options.inference": "{mc_dropout:3,crf:null}"}
+    program("predict", output=tmp_path / "whole", **asked)
+    finished = []
+
+    def dies(source: Path, target: Path, layer: Any) -> None:
+        if len(finished) == 2:
+            raise KeyboardInterrupt
+        finished.append(target)
+        make_cog(source, target, layer)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(inference, "make_cog", dies)
+        program("predict", output=tmp_path / "again", **asked)
+    assert {p.name for p in (tmp_path / "again").glob("*.tif")} == {p.name for p in finished}
+    before = {p: p.stat().st_mtime_ns for p in finished}
+    program("predict", output=tmp_path / "again", **asked)
+    assert {p: p.stat().st_mtime_ns for p in finished} == before  # what was whole is not made again
+    for name in LAYERS:
+        (whole, tags), (again, _) = layer(tmp_path / "whole", name), layer(tmp_path / "again", name)
+        np.testing.assert_array_equal(whole, again)
+        if name == "uncertainty":
+            assert "mutual information" in tags["kind"] or "deviation" in tags["kind"]
+            assert np.nanmax(whole) > 0 and np.nanmin(whole) >= 0
 
 
 def undone(probability: np.ndarray, state: dict) -> np.ndarray:

@@ -71,12 +71,15 @@ def report(notes: Mapping[str, Iterable[str]], strict: bool) -> None:
     """
     counted = {reason: list(where) for reason, where in notes.items()}
     faults = [w for reason, where in counted.items() if reason not in _NO_FAULT for w in where]
-    told = ", ".join(f"{len(where)} {reason}" for reason, where in counted.items() if where)
+    lost = {reason: where for reason, where in counted.items() if where and reason != _EMPTY}
+    told = ", ".join(f"{len(where)} {reason}" for reason, where in lost.items())
     if strict and faults:
         named = ", ".join(faults[:MAX_NAMED])
         raise BadRowsError(f"{told}: {named}. Correct or remove them, or set strict=false to drop and count them.")
     if told:
-        log.warning("drains: %s; all but pictures without objects are left out", told)
+        log.warning("drains: left out: %s", told)
+    if counted.get(_EMPTY):
+        log.info("drains: %d %s, which stay", len(counted[_EMPTY]), _EMPTY)
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:

@@ -1,5 +1,6 @@
-"""The score of a split, boxes given: every figure with its interval, and the baselines in the same table."""
+"""The score of a split, boxes given or from a detector on: every figure with its interval, baselines in the table."""
 
+import csv
 import json
 import logging
 import math
@@ -12,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from ...datamodules.drains.ceiling import whole_picture_ceiling
+from ...datamodules.drains.detections import DetectionSource
 from ...datamodules.drains.vocabulary import CLASS_NAMES
 from ..figures import draw_confusion
 from . import baselines
+from .end_to_end import end_to_end
 from .report import as_text
-from .scores import DRAWS, NOTHING, confusions, intervals, lead, scores
+from .scores import DRAWS, NOTHING, Counts, confusions, intervals, lead, scores
 
 if TYPE_CHECKING:
     from .module import DrainModule
@@ -57,7 +60,13 @@ def answer(module: "DrainModule", datamodule: Any, split: str, position: bool = 
 
 
 def evaluate(
-    module: "DrainModule", datamodule: Any, split: str, folder: Path, trees: int = 300, draws: int = DRAWS
+    module: "DrainModule",
+    datamodule: Any,
+    split: str,
+    folder: Path,
+    trees: int = 300,
+    draws: int = DRAWS,
+    detector: DetectionSource | None = None,
 ) -> tuple[dict[str, float], str]:
     """Scores a split and draws the confusion matrix.
 
@@ -65,13 +74,15 @@ def evaluate(
         module: on its device.
         datamodule: set up.
         split: its name.
-        folder: for ``confusion.png``.
+        folder: for ``answers.csv``, ``confusion.png``, and ``confusion_end_to_end.png`` where there is a detector.
         trees: of the features-only forest.
         draws: of the intervals.
+        detector: finds the objects for the end-to-end score; None leaves it out.
 
     Returns:
         ``{split}/name`` -> number, with ``name/ci_low`` and ``name/ci_high``, the same under ``baseline/{name}/`` (with
-        ``lead/``, this network minus the baseline) and ``prompt/{words}/``; ``whole_picture_ceiling``. And the report.
+        ``lead/``, this network minus the baseline) and ``prompt/{words}/``; ``whole_picture_ceiling``; the same figures
+        under ``end_to_end/``, with ``found`` and ``false_a_picture``. And the report.
     """
     rows = answer(module, datamodule, split)
     label, picture = rows["label"], rows["picture"]
@@ -80,20 +91,58 @@ def evaluate(
     metrics: dict[str, float] = {"objects": float(len(label)), "pictures": float(len(np.unique(picture)))}
     for name, matrix in counted.items():
         prefix = "" if name == "network" else f"baseline/{name}/"
-        metrics |= {f"{prefix}{key}": float(value) for key, value in scores(matrix.sum(0)).items()}
-        for key, (low, high) in intervals(matrix, draws=draws).items():
-            metrics |= {f"{prefix}{key}/ci_low": low, f"{prefix}{key}/ci_high": high}
-        for key in MAIN if prefix else ():
-            low, high = lead(counted["network"], matrix, key, draws=draws)
-            difference = metrics[key] - metrics[f"{prefix}{key}"]
-            metrics |= {f"{prefix}lead/{key}": difference}
-            metrics |= {f"{prefix}lead/{key}/ci_low": low, f"{prefix}lead/{key}/ci_high": high}
+        metrics |= _with_intervals(matrix, prefix, draws)
+        metrics |= _lead(counted["network"], matrix, prefix, draws) if prefix else {}
     metrics |= _prompts(module, datamodule, split)
     metrics["whole_picture_ceiling"] = whole_picture_ceiling(label, picture)
     folder.mkdir(parents=True, exist_ok=True)
     matrix = counted["network"].sum(0)[:NOTHING, :NOTHING]
     draw_confusion(matrix, CLASS_NAMES, folder / "confusion.png", f"{split}, boxes given")
+    _write_answers(folder / "answers.csv", datamodule.table(split), said)
+    if detector is not None:
+        metrics |= _end_to_end(module, datamodule.table(split), detector, folder, f"{split}, end to end", draws)
     return {f"{split}/{name}": value for name, value in metrics.items()}, as_text(metrics, split, list(counted)[1:])
+
+
+def _write_answers(path: Path, table: Any, said: Rows) -> None:
+    """A row for each object: where it is, what is true, and what the network and each baseline said."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["picture", "centre_x", "centre_y", "width", "height", "truth", *said])
+        for i, box in enumerate(table.boxes.round(6).tolist()):
+            answers = (CLASS_NAMES[k] for k in (table.label[i], *(column[i] for column in said.values())))
+            rows.writerow([Path(table.paths[table.picture[i]]).name, *box, *answers])
+
+
+def _with_intervals(matrix: Counts, prefix: str, draws: int) -> dict[str, float]:
+    """Every figure of a matrix a picture, and its interval."""
+    metrics = {f"{prefix}{key}": float(value) for key, value in scores(matrix.sum(0)).items()}
+    for key, (low, high) in intervals(matrix, draws=draws).items():
+        metrics |= {f"{prefix}{key}/ci_low": low, f"{prefix}{key}/ci_high": high}
+    return metrics
+
+
+def _lead(ours: Counts, theirs: Counts, prefix: str, draws: int) -> dict[str, float]:
+    """How far the network is ahead of a baseline, and the interval of that."""
+    metrics: dict[str, float] = {}
+    for key in MAIN:
+        metrics[f"{prefix}lead/{key}"] = float(scores(ours.sum(0))[key] - scores(theirs.sum(0))[key])
+        low, high = lead(ours, theirs, key, draws=draws)
+        metrics |= {f"{prefix}lead/{key}/ci_low": low, f"{prefix}lead/{key}/ci_high": high}
+    return metrics
+
+
+def _end_to_end(
+    module: "DrainModule", table: Any, detector: DetectionSource, folder: Path, title: str, draws: int
+) -> dict[str, float]:
+    counted = end_to_end(module.eval(), table, detector)
+    total = counted.sum(0)
+    draw_confusion(total, (*CLASS_NAMES, "nothing"), folder / "confusion_end_to_end.png", title)
+    return {
+        **_with_intervals(counted, "end_to_end/", draws),
+        "end_to_end/found": float(total[:NOTHING, :NOTHING].sum() / total[:NOTHING].sum()),
+        "end_to_end/false_a_picture": float(total[NOTHING].sum() / len(table.paths)),
+    }
 
 
 def _baselines(module: "DrainModule", datamodule: Any, split: str, rows: Rows, trees: int) -> Rows:

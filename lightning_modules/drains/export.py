@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,14 +47,12 @@ class Exported(nn.Module):
         return found.clamp(min=-1e4)
 
 
-def export_onnx(module: "DrainModule", path: str | Path, int8: bool = False) -> float:
+def export_onnx(module: "DrainModule", path: str | Path) -> float:
     """Writes the file, and checks its answers against PyTorch's before it gets its name.
 
     Args:
         module: trained.
         path: of the ``.onnx``; classes, types and how crops are cut lie in its metadata.
-        int8: dynamic quantisation of the weights of matrix products. Its answers differ by more than the tolerance;
-            what it costs in accuracy is for :func:`onnx_logits` to measure on real crops.
 
     Returns:
         The largest difference of a logit on random pictures.
@@ -75,11 +74,10 @@ def export_onnx(module: "DrainModule", path: str | Path, int8: bool = False) -> 
     other = example_batch(module.schema, 5, seed=1)
     with torch.inference_mode():
         wanted = exported(*other.values()).numpy()
-    if difference(onnx_logits(part, other), wanted) > TOLERANCE:
-        raise StagewiseError(f"'{part}' differs from PyTorch by {difference(onnx_logits(part, other), wanted):.2g}.")
-    if int8:
-        quantise(part, part)
-    found = difference(onnx_logits(part, other), wanted)
+    found = difference(onnx_logits(part, [other]), wanted)
+    if found > TOLERANCE:
+        part.unlink()
+        raise StagewiseError(f"the exported network differs from PyTorch by {found:.2g}; nothing is written.")
     part.replace(target)
     log.info("written: %s, largest difference of a logit to PyTorch %.2g", target, found)
     return found
@@ -91,19 +89,18 @@ def difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(np.abs(a - b)[possible].max())
 
 
-def onnx_logits(path: str | Path, batch: dict[str, Tensor]) -> NDArray[np.float32]:
-    """What onnxruntime answers on the CPU.
+def onnx_logits(path: str | Path, batches: Iterable[Mapping[str, Tensor]]) -> NDArray[np.float32]:
+    """What onnxruntime answers on the CPU: (N, 9) of all batches together.
 
     Args:
         path: of the ``.onnx``.
-        batch: of :data:`INPUTS`.
+        batches: of :data:`INPUTS`.
     """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    wanted = {one.name for one in session.get_inputs()}  # what the network does not look at is not in the file
-    found: NDArray[np.float32] = session.run(None, {n: v.numpy() for n, v in batch.items() if n in wanted})[0]
-    return found
+    wanted = [one.name for one in session.get_inputs()]  # what the network does not look at is not in the file
+    return np.concatenate([session.run(None, {name: batch[name].numpy() for name in wanted})[0] for batch in batches])
 
 
 def example_batch(schema: dict[str, Any], size: int, seed: int = 0) -> dict[str, Tensor]:
@@ -135,7 +132,7 @@ def _write(exported: Exported, example: dict[str, Tensor], path: Path, schema: d
 
 
 def quantise(path: Path, target: Path) -> None:
-    """Dynamic INT8 of an exported file's matrix products."""
+    """Dynamic INT8 of an exported file's matrix products; :mod:`export_cost` says what that costs."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

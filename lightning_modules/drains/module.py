@@ -11,7 +11,8 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ...datamodules.errors import CheckpointError, StagewiseError
 from ..metrics import PredictionTable
-from . import evaluation, serving
+from ..start import rank_zero_first
+from . import evaluation, export_cost, serving
 from .detectors import open_detector
 from .network import DrainNetwork
 from .objective import DrainObjective
@@ -84,9 +85,10 @@ class DrainModule(L.LightningModule):
         if load and self.hparams["captions"]:
             plain = {name: value for name, value in clip.items() if name != "pretrained"}
             px, settings = int(schema["image"]["px"]), self.hparams["captions"]
-            clip["pretrained"] = clip_of_captions(
-                plain, px, self.data.caption_pairs, device=self.trainer.strategy.root_device, **settings
-            )
+            with rank_zero_first(self.trainer):
+                clip["pretrained"] = clip_of_captions(
+                    plain, px, self.data.caption_pairs, device=self.trainer.strategy.root_device, **settings
+                )
         options["clip"] = clip
         self.network = DrainNetwork(schema, **options, load=load)
         self.objective = DrainObjective(schema["class_count"], schema["corrections"], **(self.hparams["loss"] or {}))
@@ -166,14 +168,36 @@ class DrainModule(L.LightningModule):
         evaluation.finish(self, trainer, datamodule, best, Path(folder))
 
     def evaluate(
-        self, datamodule: Any, trainer: L.Trainer, split: str, folder: str, **options: Any
+        self,
+        datamodule: Any,
+        trainer: L.Trainer,
+        split: str,
+        folder: str,
+        detections: str | None = None,
+        names: list[str] | None = None,
+        **settings: Any,
     ) -> tuple[dict[str, float], str]:
-        """Scores a split; see :func:`evaluation.evaluate`."""
+        """Scores a split; see :func:`evaluation.evaluate`.
+
+        With ``detections`` (``names`` and ``settings`` as of :meth:`predict_folder`) also from the detector on.
+        """
+        detector = None if detections is None else open_detector(detections, names, **settings)
+        self._adopted(datamodule)
+        self.to(trainer.strategy.root_device)
+        options = self.hparams["evaluation"] or {}
+        return evaluation.evaluate(self, datamodule, split, Path(folder), detector=detector, **options)
+
+    def _adopted(self, datamodule: Any) -> None:
+        """Sets a data module up with this checkpoint's splits."""
         datamodule.adopt(self.schema)
         datamodule.prepare_data()
         datamodule.setup("test")
-        self.to(trainer.strategy.root_device)
-        return evaluation.evaluate(self, datamodule, split, Path(folder), **options)
+
+    def export(self, output: str, int8: bool, datamodule: Any, split: str | None) -> str:
+        """Writes ONNX and scores it on a split (None scores nothing); see :func:`export_cost.export`."""
+        if split is not None:
+            self._adopted(datamodule)
+        return export_cost.export(self, output, int8, datamodule, split)
 
     def predict_folder(
         self,

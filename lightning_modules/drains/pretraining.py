@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..clip import CLIP_MEAN, CLIP_STD, clip_model
+from ..clip import CLIP_MEAN, CLIP_STD, clip_model, tokenizer_of
 
 log = logging.getLogger(__name__)
 Pairs = Callable[..., tuple[NDArray[np.uint8], list[str]]]
@@ -56,11 +56,9 @@ def clip_of_captions(
 
 
 def _train(model: nn.Module, name: str, images: Tensor, captions: list[str], chosen: Mapping[str, Any]) -> None:
-    import open_clip
-
     texts, said = np.unique(captions, return_inverse=True)  # few texts, said often
     device = next(model.parameters()).device
-    tokens = open_clip.get_tokenizer(name, context_length=int(model.context_length))(texts.tolist())  # type: ignore[arg-type]
+    tokens = tokenizer_of(name, model)(texts.tolist())
     size, steps = int(chosen["batch_size"]), len(captions) // int(chosen["batch_size"]) * int(chosen["epochs"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=chosen["lr"], weight_decay=chosen["weight_decay"])
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, chosen["lr"], total_steps=steps)

@@ -36,14 +36,28 @@ def as_text(metrics: Metrics, split: str, baselines: Sequence[str]) -> str:
     ]
     prompts = sorted({name.split("/")[1] for name in metrics if name.startswith("prompt/")})
     rows = [[words, *(number(metrics[f"prompt/{words}/{name}"]) for name in LEADS)] for words in prompts]
-    return "\n".join([*lines, "", "  what the prompts say:", *table(["", *LEADS], rows)])
+    lines += ["", "  what the prompts say:", *table(["", *LEADS], rows)]
+    return "\n".join(lines + _from_the_detector_on(metrics))
+
+
+def _from_the_detector_on(metrics: Metrics) -> list[str]:
+    if "end_to_end/found" not in metrics:
+        return []
+    found, false = (metrics[f"end_to_end/{name}"] for name in ("found", "false_a_picture"))
+    return [
+        "",
+        f"  end to end: {found:.1%} of the objects were found, {false:.2f} detections a picture are of none; what was "
+        "not found is wrong",
+        *table(["figure", ""], [[name, with_interval(metrics, f"end_to_end/{name}")] for name in MAIN]),
+        *table(["class", *_PER_CLASS], [_of_class(metrics, name, "end_to_end/") for name in CLASS_NAMES]),
+    ]
 
 
 _PER_CLASS = ("precision", "recall", "f1")
 
 
-def _of_class(metrics: Metrics, name: str) -> list[str]:
-    return [name, *(with_interval(metrics, f"{figure}/{name.replace(' ', '_')}") for figure in _PER_CLASS)]
+def _of_class(metrics: Metrics, name: str, prefix: str = "") -> list[str]:
+    return [name, *(with_interval(metrics, f"{prefix}{figure}/{name.replace(' ', '_')}") for figure in _PER_CLASS)]
 
 
 def _beside(metrics: Metrics, baselines: Sequence[str]) -> list[str]:

@@ -163,9 +163,11 @@ def _draw(path: Path, picture: Tensor, objects: list[dict[str, Any]]) -> None:
     texts = [" ".join(filter(None, (one["type"].replace("_", " "), one["condition"]))) for one in objects]
     colours = [colour_of(one["type"], one["condition"]) for one in objects]
     image = draw_objects(picture, [one["box"] for one in objects], texts, colours)
+    kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}.get(path.suffix.lower())
+    named = path if kind else path.with_name(f"{path.name}.png")
     part = path.with_name(f".{path.name}.part")
-    image.save(part, "PNG" if path.suffix.lower() == ".png" else "JPEG", quality=92)
-    part.replace(path)
+    image.save(part, kind or "PNG", quality=92)
+    part.replace(named)
 
 
 def _write(target: Path, run: Run, detector: DetectionSource) -> None:

@@ -51,7 +51,8 @@ def check_inference(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def settings_of(inference: Mapping[str, Any], device: str | torch.device) -> MapSettings:
     """The chain's settings."""
-    tiling = Tiling(int(inference["window"]), int(inference["overlap"]), int(inference["batch"]))
+    window, overlap, batch = (int(inference[name]) for name in ("window", "overlap", "batch"))
+    tiling = Tiling(window, overlap, batch, channels_last=True)
     passes = max(1, int(inference["mc_dropout"]))
     return MapSettings(tiling, bool(inference["tta"]), passes, inference["crf"], str(device))
 

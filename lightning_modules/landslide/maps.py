@@ -17,7 +17,7 @@ from ...datamodules.landslide.rasters import Grid, opened
 from .stage import PART, REMEDY
 
 NO_CLASS = 255
-CACHE_BYTES = 64 << 20
+CACHE_BYTES = 32 << 20
 """Of GDAL, whose default is a twentieth of the machine's memory and would make the memory grow with the raster."""
 TILE_PX, INTERMEDIATE_PX = 512, 256
 KEY_TAG = "stagewise_key"

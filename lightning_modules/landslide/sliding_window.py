@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ...datamodules.errors import StagewiseError
 from ...datamodules.landslide.prepared import Window
+from .windows import Axis, Read, WindowReader
 
 Infer = Callable[[Tensor], Tensor]
-Read = Callable[[Window, NDArray[np.float32]], object]
 Write = Callable[[Window, NDArray[np.float32]], None]
 BLOCK_PX = 4096
 
@@ -34,80 +34,51 @@ class Tiling(NamedTuple):
         overlap: of neighbouring windows; at most half a window.
         batch: windows a call.
         block: width of the strip in pixels, which bounds the memory.
+        channels_last: how the images lie in memory; convolutions are faster so (a U-Net by a quarter on 2 cores).
     """
 
     window: int = 512
     overlap: int = 128
     batch: int = 4
     block: int = BLOCK_PX
+    channels_last: bool = False
 
 
 TILING = Tiling()
 
 
-class Axis:
-    """Where windows lie along one side of the raster, and what each weighs there.
-
-    Weights rise and fall as a squared sine over the overlap, are positive everywhere, and those of all windows over a
-    pixel add up to 1: nothing needs to be divided afterwards, and the raster's edge weighs as much as its middle.
-
-    Args:
-        length: of the side.
-        window: side of a window; the last window is moved back to end with the raster.
-        overlap: of neighbours.
-
-    >>> axis = Axis(1000, window=512, overlap=128)
-    >>> axis.starts, tuple(axis.weights.shape)
-    ([0, 384, 488], (3, 512))
-    """
-
-    def __init__(self, length: int, window: int, overlap: int) -> None:
-        regular = range(0, max(length - window, 0), window - overlap)
-        self.starts = [*regular, max(length - window, 0)]
-        self.bounds = [*self.starts, length]
-        self.window, self.overlap = window, overlap
-        ramp = np.ones(window)
-        rise = np.sin(np.pi / 2 * (np.arange(overlap) + 0.5) / max(overlap, 1)) ** 2
-        ramp[:overlap] *= rise
-        ramp[window - overlap :] *= rise[::-1]
-        total = np.zeros(max(length, window))
-        for start in self.starts:
-            total[start : start + window] += ramp
-        self.weights = torch.from_numpy(np.stack([ramp / total[s : s + window] for s in self.starts])).float()
-
-    def touching(self, begin: int, end: int) -> list[int]:
-        """Windows that share a pixel with [begin, end)."""
-        return [i for i, start in enumerate(self.starts) if start < end and start + self.window > begin]
-
-    def blocks(self, width: int) -> list[tuple[int, int]]:
-        """Pixels [begin, end) of equal runs of windows, none wider than ``width`` by more than a window."""
-        most = len(Axis(width, self.window, self.overlap).starts)
-        edges = np.linspace(0, len(self.starts), -(-len(self.starts) // most) + 1).round().astype(int)
-        return [(self.bounds[a], self.bounds[b]) for a, b in pairwise(edges.tolist())]
-
-
 class _Strip:
-    """Sums of the windows over the rows [top, top + window) of a block."""
+    """Sums of the windows over the rows [top, top + window) of a block.
+
+    In numpy: torch's threads would wait for each other in every one of these small sums while the reader has a core.
+    """
 
     def __init__(self, begin: int, end: int, window: int) -> None:
         self.begin, self.end, self.window, self.top = begin, end, window, 0
-        self.sums: Tensor | None = None
+        self.sums: NDArray[np.float32] | None = None
 
-    def add(self, prediction: Tensor, row_weight: Tensor, column: int, column_weight: Tensor) -> None:
+    def add(
+        self,
+        prediction: NDArray[np.float32],
+        row_weight: NDArray[np.float32],
+        column: int,
+        column_weight: NDArray[np.float32],
+    ) -> None:
         """Adds (K, w, w), weighted, with its first column at ``column``, cut to the block."""
         if self.sums is None:
-            self.sums = torch.zeros(len(prediction), self.window, self.end - self.begin)
+            self.sums = np.zeros((len(prediction), self.window, self.end - self.begin), np.float32)
         first, last = max(column, self.begin), min(column + self.window, self.end)
         inside = slice(first - column, last - column)
         weight = row_weight[:, None] * column_weight[inside]
-        self.sums[:, :, first - self.begin : last - self.begin].addcmul_(prediction[:, :, inside], weight)
+        for total, values in zip(self.sums, prediction):
+            total[:, first - self.begin : last - self.begin] += values[:, inside] * weight
 
     def advance(self, top: int) -> None:
         """Drops the rows above ``top``."""
         step, self.top = top - self.top, top
         if self.sums is not None and step:
             kept = max(self.window - step, 0)
-            self.sums[:, :kept] = self.sums[:, self.window - kept :].clone()
+            self.sums[:, :kept] = self.sums[:, self.window - kept :]
             self.sums[:, kept:] = 0
 
 
@@ -146,9 +117,9 @@ def predict_tiled(
     Args:
         infer: images (B, C, w, w) on ``device`` -> (B, K, w, w); called under ``no_grad``. The images are overwritten
             after the next call.
-        read: takes a window of w x w and fills its (C, w, w), which are a part of the batch: nothing is copied. Called
-            in a thread of its own, one batch ahead. A window leaves the raster where that is smaller; what stands
-            there comes to nothing, but has to be filled.
+        read: takes a window, w wide and at most w high, and fills its (C, rows, w), which are a part of the batch:
+            nothing is copied. Called in a thread of its own, one batch ahead. A window leaves the raster where that is
+            smaller; what stands there comes to nothing, but has to be filled.
         channels: C.
         height: of the raster.
         width: of the raster.
@@ -172,8 +143,8 @@ def predict_tiled(
     """
     _check(tiling, height, width)
     axes = [Axis(n, tiling.window, tiling.overlap) for n in (height, width)]
-    load = _Loader(read, axes, (tiling.batch, channels, tiling.window, tiling.window))
     for begin, end in axes[1].blocks(tiling.block):
+        load = WindowReader(read, axes, (begin, end), (tiling.batch, channels, tiling.window, tiling.window))
         units = [(a, begin, b - a, end - begin) for a, b in pairwise(axes[0].bounds)]
         pending = [unit not in done for unit in units]
         strip = _Strip(begin, end, tiling.window)
@@ -181,9 +152,10 @@ def predict_tiled(
         with closing(_ahead(load, jobs)) as batches:
             for job, images in batches:
                 strip.advance(axes[0].starts[job.row])
-                _add(strip, _infer(infer, images.to(device)), axes, job)
+                layout = torch.channels_last if tiling.channels_last else torch.contiguous_format
+                _add(strip, _infer(infer, images.to(device, memory_format=layout)), axes, job)
                 if job.last and pending[job.row] and strip.sums is not None:
-                    write(units[job.row], strip.sums[:, : units[job.row][2]].numpy())
+                    write(units[job.row], strip.sums[:, : units[job.row][2]])
 
 
 def _jobs(rows: Axis, columns: Sequence[int], pending: Sequence[bool], batch: int) -> Iterator[_Job]:
@@ -194,12 +166,12 @@ def _jobs(rows: Axis, columns: Sequence[int], pending: Sequence[bool], batch: in
             yield _Job(row, columns[first : first + batch], first + batch >= len(columns))
 
 
-def _ahead(load: Callable[[_Job], Tensor], jobs: Iterable[_Job]) -> Generator[tuple[_Job, Tensor], None, None]:
+def _ahead(load: WindowReader, jobs: Iterable[_Job]) -> Generator[tuple[_Job, Tensor], None, None]:
     """Loads the next batch while the caller works on this one."""
     with ThreadPoolExecutor(1) as reader:
         waiting = None
         for job in jobs:
-            following = (job, reader.submit(load, job))
+            following = (job, reader.submit(load, job.row, job.columns))
             if waiting is not None:
                 yield waiting[0], waiting[1].result()
             waiting = following
@@ -207,31 +179,16 @@ def _ahead(load: Callable[[_Job], Tensor], jobs: Iterable[_Job]) -> Generator[tu
             yield waiting[0], waiting[1].result()
 
 
-class _Loader:
-    """Fills two batches in turn, so that one can be worked on."""
-
-    def __init__(self, read: Read, axes: Sequence[Axis], shape: tuple[int, int, int, int]) -> None:
-        self.read, self.axes, self.turn = read, axes, 0
-        self.memory = [torch.empty(shape) for _ in range(2)]
-
-    def __call__(self, job: _Job) -> Tensor:
-        self.turn = 1 - self.turn
-        images = self.memory[self.turn][: len(job.columns)]
-        side = images.shape[-1]
-        for image, column in zip(images, job.columns):
-            self.read((self.axes[0].starts[job.row], self.axes[1].starts[column], side, side), image.numpy())
-        return images
-
-
-def _infer(infer: Infer, images: Tensor) -> Tensor:
+def _infer(infer: Infer, images: Tensor) -> NDArray[np.float32]:
     with torch.no_grad():
         prediction = infer(images)
     if prediction.shape[:1] + prediction.shape[2:] != images.shape[:1] + images.shape[2:]:
         raise StagewiseError(f"`infer` made {tuple(prediction.shape)} of {tuple(images.shape)}; it must keep B, H, W.")
-    return prediction.float().cpu()
+    found: NDArray[np.float32] = prediction.float().cpu().numpy()
+    return found
 
 
-def _add(strip: _Strip, predictions: Tensor, axes: Sequence[Axis], job: _Job) -> None:
+def _add(strip: _Strip, predictions: NDArray[np.float32], axes: Sequence[Axis], job: _Job) -> None:
     for prediction, column in zip(predictions, job.columns):
         weights = axes[0].weights[job.row], axes[1].starts[column], axes[1].weights[column]
         strip.add(prediction, *weights)
