@@ -60,7 +60,8 @@ def _train(model: nn.Module, name: str, images: Tensor, captions: list[str], cho
     device = next(model.parameters()).device
     tokens = tokenizer_of(name, model)(texts.tolist())
     size, steps = int(chosen["batch_size"]), len(captions) // int(chosen["batch_size"]) * int(chosen["epochs"])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=chosen["lr"], weight_decay=chosen["weight_decay"])
+    decay = float(chosen["weight_decay"])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=chosen["lr"], weight_decay=decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, chosen["lr"], total_steps=steps)
     model.train()
     for epoch in range(int(chosen["epochs"])):
