@@ -16,7 +16,8 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's normalisation: it b
 MEAN_COLOUR = tuple(round(255 * share) for share in CLIP_MEAN)
 MARK_COLOUR = (255, 0, 0)
 MIN_MARGIN_PX = 3
-PADS = ("mean", "context")
+PADS = ("mean", "context", "fold")
+MOST_PIECES = 8
 
 
 class Window(NamedTuple):
@@ -30,6 +31,7 @@ class Window(NamedTuple):
         square_left: may lie outside the picture.
         square_top: may lie outside the picture.
         side: of the square.
+        pieces: into which a strip is cut, to be laid side by side; 1 leaves it whole.
     """
 
     left: int
@@ -39,6 +41,7 @@ class Window(NamedTuple):
     square_left: int
     square_top: int
     side: int
+    pieces: int = 1
 
 
 def crop_window(box: ArrayLike, picture_w_h: Sequence[int], margin: float = 0.1, pad: str = "mean") -> Window:
@@ -49,13 +52,14 @@ def crop_window(box: ArrayLike, picture_w_h: Sequence[int], margin: float = 0.1,
         picture_w_h: pixels.
         margin: on each side, as a share of the box's longer side; at least 3 px.
         pad: what fills the rest of the square beside a thin box: ``mean`` is CLIP's mean colour, ``context`` the
-            picture's own surroundings, and the mean colour only beyond the picture's edge.
+            picture's own surroundings, and the mean colour only beyond the picture's edge; ``fold`` cuts a thin strip
+            into pieces and lays them side by side, larger: of a drain of 311 x 30 px, 3 times as large.
 
     Raises:
         StagewiseError: an unknown ``pad`` or a negative margin.
 
     >>> crop_window([0.5, 0.5, 0.8, 0.1], (100, 100), margin=0.125)
-    Window(left=0, top=35, right=100, bottom=65, square_left=0, square_top=0, side=100)
+    Window(left=0, top=35, right=100, bottom=65, square_left=0, square_top=0, side=100, pieces=1)
     """
     if pad not in PADS or margin < 0:
         raise StagewiseError(f"`pad` must be one of {PADS} and `margin` at least 0, got '{pad}' and {margin}.")
@@ -68,14 +72,25 @@ def crop_window(box: ArrayLike, picture_w_h: Sequence[int], margin: float = 0.1,
     corner = (low + high - side) // 2
     if pad == "context":
         low, high = corner.clip(0), np.minimum(corner + side, size)
-    return Window(*map(int, (*low, *high, *corner, side)))
+    pieces = _pieces(*(high - low).tolist()) if pad == "fold" else 1
+    return Window(*map(int, (*low, *high, *corner, side)), pieces)
+
+
+def _pieces(width: int, height: int) -> int:
+    """How many pieces make a strip largest in a square.
+
+    >>> _pieces(320, 40), _pieces(20, 120), _pieces(30, 40)
+    (3, 2, 1)
+    """
+    short, long = sorted((width, height))
+    return max(range(1, MOST_PIECES + 1), key=lambda count: min(count / long, 1 / (count * short)))
 
 
 def whole_window(picture_w_h: Sequence[int]) -> Window:
     """The window of a whole picture.
 
     >>> whole_window((100, 60))
-    Window(left=0, top=0, right=100, bottom=60, square_left=0, square_top=-20, side=100)
+    Window(left=0, top=0, right=100, bottom=60, square_left=0, square_top=-20, side=100, pieces=1)
     """
     width, height = (int(x) for x in picture_w_h)
     side = max(width, height)
@@ -93,13 +108,33 @@ def letterbox(picture: Tensor, window: Window, px: int) -> Tensor:
     Returns:
         uint8 (3, px, px), CLIP's mean colour where the window shows nothing.
     """
-    left, top, right, bottom, x, y, side = window
+    left, top, right, bottom, x, y, side, pieces = window
+    if pieces > 1:
+        return _folded(picture[:, top:bottom, left:right], pieces, px)
     width, height = (max(1, round(length * px / side)) for length in (right - left, bottom - top))
     shown = F.resize(picture[:, top:bottom, left:right], [height, width], antialias=True)
     at_x, at_y = (min(round(gap * px / side), px - n) for gap, n in ((left - x, width), (top - y, height)))
-    square = torch.tensor(MEAN_COLOUR, dtype=torch.uint8)[:, None, None].repeat(1, px, px)
+    square = _blank(px, px)
     square[:, at_y : at_y + height, at_x : at_x + width] = shown
     return square
+
+
+def _folded(strip: Tensor, pieces: int, px: int) -> Tensor:
+    """Pieces of a strip one below the other; of an upright one, one beside the other."""
+    if strip.shape[1] > strip.shape[2]:
+        return _folded(strip.transpose(1, 2), pieces, px).transpose(1, 2).contiguous()
+    row, length = px // pieces, pieces * px
+    scale = min(row / strip.shape[1], length / strip.shape[2])
+    height, width = (max(1, min(most, round(n * scale))) for n, most in zip(strip.shape[1:], (row, length)))
+    line, top, left = _blank(row, length), (row - height) // 2, (length - width) // 2
+    line[:, top : top + height, left : left + width] = F.resize(strip, [height, width], antialias=True)
+    square = _blank(px, px)
+    square[:, : row * pieces] = line.view(3, row, pieces, px).transpose(1, 2).reshape(3, row * pieces, px)
+    return square
+
+
+def _blank(height: int, width: int) -> Tensor:
+    return torch.tensor(MEAN_COLOUR, dtype=torch.uint8)[:, None, None].repeat(1, height, width)
 
 
 def mark_box(whole: Tensor, box: ArrayLike, picture_w_h: Sequence[int]) -> Tensor:

@@ -240,4 +240,4 @@ class GeneratedDrainDataModule(DrainDataModule):
         """Crops and captions of another generated world; see :func:`~.generated_captions.caption_pairs`."""
         from .generated_captions import caption_pairs
 
-        return caption_pairs(count, seed, px=px, margin=float(self.image["margin"]))
+        return caption_pairs(count, seed, px=px, margin=float(self.image["margin"]), pad=self.image["pad"])

@@ -28,7 +28,7 @@ _LOCATIONS = 24
 
 
 def caption_pairs(
-    count: int, seed: int = 0, *, px: int = 64, margin: float = 0.1, difficulty: float = DIFFICULTY
+    count: int, seed: int = 0, *, px: int = 64, margin: float = 0.1, pad: str = "mean", difficulty: float = DIFFICULTY
 ) -> tuple[NDArray[np.uint8], list[str]]:
     """Draws objects with captions; the same arguments give the same pairs.
 
@@ -36,11 +36,12 @@ def caption_pairs(
         count: of pairs.
         seed: of everything random; no seed gives the pictures of ``write_generated_drains``.
         px: side of a crop.
-        margin: around an object, as a share of its longer side.
+        margin: of :func:`crop_window`; so is ``pad``.
+        pad: what fills the square.
         difficulty: of the pictures.
 
     Returns:
-        uint8 (count, 3, px, px) letterboxed crops, and their captions.
+        uint8 (count, 3, px, px) crops, and their captions.
 
     >>> pictures, captions = caption_pairs(3, px=32)
     >>> pictures.shape, len(captions)
@@ -55,15 +56,15 @@ def caption_pairs(
         for thing in drawn.things:
             if len(captions) == count:
                 return crops, captions
-            crops[len(captions)] = _crop(drawn, thing, px, margin)
+            crops[len(captions)] = _crop(drawn, thing, px, margin, pad)
             captions.append(_caption(rng, thing, drawn.things))
     raise StagewiseError(f"seed {seed} drew fewer than {count} objects; take another.")
 
 
-def _crop(drawn: Embankment, thing: Thing, px: int, margin: float) -> NDArray[np.uint8]:
+def _crop(drawn: Embankment, thing: Thing, px: int, margin: float, pad: str) -> NDArray[np.uint8]:
     size = drawn.pixels.shape[1], drawn.pixels.shape[0]
     picture = torch.from_numpy(drawn.pixels).permute(2, 0, 1)
-    return letterbox(picture, crop_window(thing.box, size, margin), px).numpy()
+    return letterbox(picture, crop_window(thing.box, size, margin, pad), px).numpy()
 
 
 def _caption(rng: np.random.Generator, thing: Thing, things: list[Thing]) -> str:

@@ -84,10 +84,10 @@ class DrainModule(L.LightningModule):
         clip = {"name": self.hparams["clip"], **(options.get("clip") or {})}
         if load and self.hparams["captions"]:
             plain = {name: value for name, value in clip.items() if name != "pretrained"}
-            px, settings = int(schema["image"]["px"]), self.hparams["captions"]
+            device, settings = self.trainer.strategy.root_device, self.hparams["captions"]
             with rank_zero_first(self.trainer):
                 clip["pretrained"] = clip_of_captions(
-                    plain, px, self.data.caption_pairs, device=self.trainer.strategy.root_device, **settings
+                    plain, schema["image"], self.data.caption_pairs, device=device, **settings
                 )
         options["clip"] = clip
         self.network = DrainNetwork(schema, **options, load=load)

@@ -21,13 +21,18 @@ DEFAULTS = {"pairs": 4000, "epochs": 8, "batch_size": 128, "lr": 1e-3, "weight_d
 
 
 def clip_of_captions(
-    clip: Mapping[str, Any], px: int, draw: Pairs, cache_dir: str, device: torch.device, **settings: Any
+    clip: Mapping[str, Any],
+    image: Mapping[str, Any],
+    draw: Pairs,
+    cache_dir: str,
+    device: torch.device,
+    **settings: Any,
 ) -> str:
     """Trains both towers on pictures and captions, or finds what was trained of the same settings.
 
     Args:
         clip: arguments of :func:`~stagewise.lightning_modules.clip.clip_model` but ``pretrained``.
-        px: side of the pictures.
+        image: how objects are cut; ``px`` is the side of the pictures.
         draw: ``(count, seed, px=px)`` -> uint8 (N, 3, px, px) and N captions.
         cache_dir: for the file.
         device: to train on.
@@ -36,8 +41,8 @@ def clip_of_captions(
     Returns:
         The path of a state dict in open_clip's layout, for ``pretrained``.
     """
-    chosen = {**DEFAULTS, **settings}
-    key = hashlib.blake2b(json.dumps([clip, px, chosen], sort_keys=True).encode(), digest_size=8).hexdigest()
+    chosen, px = {**DEFAULTS, **settings}, int(image["px"])
+    key = hashlib.blake2b(json.dumps([clip, dict(image), chosen], sort_keys=True).encode(), digest_size=8).hexdigest()
     path = Path(cache_dir) / "drains" / f"clip-{key}.pt"
     if path.is_file():
         log.info("CLIP of captions: found %s", path)

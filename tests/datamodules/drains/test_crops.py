@@ -79,6 +79,28 @@ def test_mean_shows_the_mean_colour_beside_a_thin_box_and_context_the_picture():
     assert tuple(beyond[:, -1, 112].tolist()) == MEAN_COLOUR  # the picture ends there
 
 
+@pytest.mark.parametrize("upright", [False, True], ids=["wide", "tall"])
+def test_fold_lays_the_pieces_of_a_strip_side_by_side_in_order_and_larger(upright):
+    strip = torch.linspace(0, 255, 306).to(torch.uint8)[None, None].expand(3, 24, -1)
+    picture = torch.zeros(3, 312, 312, dtype=torch.uint8)
+    picture[:, 200:224, 3:309] = strip
+    corners = (3, 200, 309, 224)
+    if upright:
+        picture, corners = picture.transpose(1, 2), (200, 3, 224, 309)
+    window = crop_window(from_corners([corners], (312, 312))[0], (312, 312), margin=0, pad="fold")
+    assert window.pieces == 3
+    folded = letterbox(picture, window, 66)
+    folded = folded.transpose(1, 2) if upright else folded
+    along = torch.cat([folded[0, row] for row in (11, 33, 55)]).float()  # the middle of each piece
+    assert (along[5:-5].diff() > -1).all() and along[5] < 12 and along[-6] > 240  # it goes on in the next piece
+    assert along[66].item() == pytest.approx(85, abs=5)  # a row shows a third, so it is three times as large
+
+
+def test_fold_leaves_what_is_not_thin_whole():
+    box = from_corners([(150, 100, 190, 140)], (312, 240))[0]
+    assert crop_window(box, (312, 240), pad="fold") == crop_window(box, (312, 240), pad="mean")
+
+
 @pytest.mark.parametrize("size", [(300, 100), (100, 300), (64, 64), (1000, 7)])
 def test_a_whole_picture_is_whole_and_not_squashed(size):
     width, height = size
