@@ -25,7 +25,7 @@ from stagewise.lightning_modules.drains.scores import confusions, intervals, lea
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = {
-    "pixels and box features": ["lightning_module.network.features=32"],
+    "pixels and box features": ["mode=vision_features"],
     "pixels": [],
 }
 FIGURES = ("accuracy", "macro_f1")

@@ -73,11 +73,16 @@ def test_every_mode_of_drains_opens_groups_that_its_optimizer_has(mode, demo):
     optimizer, network = instantiate(cfg.optimizer), instantiate(cfg.lightning_module).hparams["network"]
     opened = {group for stage in cfg.stages.values() for group in stage.open}
     assert opened and opened <= set(optimizer.groups)
-    assert ("text" in optimizer.groups, "adapters" in optimizer.groups, "probe" in optimizer.groups) == (
-        network["text"],
-        network["lora"] is not None,
-        network["head"] == "linear",
-    )
+    assert {"text", "adapters", "probe", "features"} & set(optimizer.groups) == {
+        name
+        for name, on in {
+            "text": network["text"],
+            "adapters": network["lora"] is not None,
+            "probe": network["head"] == "linear",
+            "features": network["features"] is not None,
+        }.items()
+        if on
+    }
     rates = {name: group["lr"] * group.get("lr_scale", 1.0) for name, group in optimizer.groups.items()}
     assert all(rates[group] > 0 for group in opened) == (mode != "zero_shot")
 

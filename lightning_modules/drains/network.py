@@ -81,7 +81,8 @@ class DrainNetwork(nn.Module):
 
     def embed(self, image: Tensor) -> Tensor:
         """(B, 3, S, S) in [0, 1] -> (B, D) of length 1."""
-        x = (image - self.mean) / self.std
+        # convolutions are a quarter faster on images that lie in memory so
+        x = ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         found = self.visual(x) if self.adapters is None else self.adapters(self.visual, x)
         return F.normalize(found.float(), dim=-1)
 

@@ -89,7 +89,7 @@ def as_input(images: Tensor) -> Tensor:
     """uint8 (B, 3, S, S) -> what CLIP sees, half of them mirrored."""
     mirrored = torch.where(torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5, images, images.flip(-1))
     mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-    return (mirrored.float() / 255 - mean) / std
+    return ((mirrored.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def contrast(model: Any, images: Tensor, tokens: Tensor, said: Tensor) -> Tensor:
