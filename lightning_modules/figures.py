@@ -39,9 +39,12 @@ def draw_confusion(matrix: NDArray[np.integer], classes: Sequence[str], path: Pa
     for i, j in np.ndindex(matrix.shape):
         colour = "white" if share[i, j] > 0.55 else "black"
         text = f"{matrix[i, j]:,}\n{share[i, j]:.1%}" if matrix[i].any() else "none"
-        axis.text(j, i, text, ha="center", va="center", color=colour)
+        if matrix[i, j] or not matrix[i].any() or i == j:  # of many classes most cells are empty
+            axis.text(j, i, text, ha="center", va="center", color=colour)
     ticks = range(len(classes))
     axis.set(xticks=ticks, yticks=ticks, xticklabels=classes, yticklabels=classes, xlabel="answer", ylabel="truth")
+    if max(map(len, classes)) > 12:
+        axis.set_xticklabels(classes, rotation=30, ha="right")
     axis.set_title(title)
     figure.colorbar(picture, ax=axis, label="share of the true class", shrink=0.85)
     save(figure, path)
