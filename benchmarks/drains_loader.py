@@ -80,7 +80,7 @@ def decodings(table: DrainTable, cache: Path) -> int:
 
 def main() -> None:
     parser = parser_of(__doc__, pairs=5)
-    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--pictures", type=int, default=60)
     parser.add_argument("--size", type=int, default=1024, help="side of a picture in pixels (default: %(default)s)")
     options = parse(parser)
     pictures, size = (10, 320) if options.quick else (options.pictures, options.size)

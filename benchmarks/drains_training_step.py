@@ -45,7 +45,9 @@ def ours(name: str, px: int, config: dict[str, Any]) -> tuple[DrainNetwork, nn.M
     schema = {"feature_mean": [0.0] * len(FEATURES), "feature_std": [1.0] * len(FEATURES), "image": {"px": px}}
     made = []
     for build in (
-        lambda: DrainNetwork(schema, {"name": name, "pretrained": None, "quick_gelu": True, **config}),
+        lambda: DrainNetwork(
+            schema, {"name": name, "pretrained": None, "quick_gelu": True, **config}, {"templates": ["a photo of {}"]}
+        ),
         lambda: clip_model(name, None, px, quick_gelu=True, **config),
     ):
         torch.manual_seed(0)
@@ -148,7 +150,7 @@ def objects(px: int, batch: int) -> dict[str, Tensor]:
 def padded(
     network: DrainNetwork, tokenize: Callable[[list[str]], Tensor], batch: dict[str, Tensor], full: bool
 ) -> Tensor:
-    """Tokens of nine prompts (and their templates) for each sample: (B * 9 * T, L)."""
+    """Tokens of nine prompts for each sample, as plain loops have one template: (B * 9, L)."""
     variants = network.builder.variant_of(batch["position"], batch["context"]).tolist()
     texts = [t for v in variants for k in range(len(CLASSES)) for t in network.builder.prompts(k, v)]
     tokens = tokenize(texts)

@@ -40,7 +40,7 @@ def clip_of_captions(
         draw: ``(count, seed, px=px)`` -> uint8 (N, 3, px, px) and N captions.
         cache_dir: for the file.
         device: to train on.
-        settings: ``pairs``, ``epochs``, ``batch_size``, ``lr``, ``weight_decay``, ``seed``, ``logit_scale`` at the start.
+        settings: ``pairs``, ``epochs``, ``batch_size``, ``lr``, ``weight_decay``, ``seed``, first ``logit_scale``.
 
     Returns:
         The path of a state dict in open_clip's layout, for ``pretrained``.
