@@ -73,7 +73,7 @@ def crop_window(box: ArrayLike, picture_w_h: Sequence[int], margin: float = 0.1,
     if pad == "context":
         low, high = corner.clip(0), np.minimum(corner + side, size)
     pieces = _pieces(*(high - low).tolist()) if pad == "fold" else 1
-    return Window(*map(int, (*low, *high, *corner, side)), pieces)
+    return Window(*map(int, (*low, *high, *corner, side, pieces)))
 
 
 def _pieces(width: int, height: int) -> int:

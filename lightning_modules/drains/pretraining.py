@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,6 @@ from ..clip import CLIP_MEAN, CLIP_STD, clip_model, tokenizer_of
 log = logging.getLogger(__name__)
 Pairs = Callable[..., tuple[NDArray[np.uint8], list[str]]]
 DEFAULTS = {"pairs": 4000, "epochs": 8, "batch_size": 128, "lr": 1e-3, "weight_decay": 0.05, "seed": 1}
-# Published models end at 100. At 14, where CLIP's training begins, a short one would leave it, and the prompts of two
-# conditions, which lie close together, could not be told apart however well the picture tower learns.
-DEFAULTS["logit_scale"] = 50.0
 
 
 def clip_of_captions(
@@ -40,7 +36,7 @@ def clip_of_captions(
         draw: ``(count, seed, px=px)`` -> uint8 (N, 3, px, px) and N captions.
         cache_dir: for the file.
         device: to train on.
-        settings: ``pairs``, ``epochs``, ``batch_size``, ``lr``, ``weight_decay``, ``seed``, first ``logit_scale``.
+        settings: ``pairs``, ``epochs``, ``batch_size``, ``lr``, ``weight_decay``, ``seed``.
 
     Returns:
         The path of a state dict in open_clip's layout, for ``pretrained``.
@@ -55,7 +51,6 @@ def clip_of_captions(
     with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
         torch.manual_seed(int(chosen["seed"]))
         model = clip_model(image_px=px, load=False, **clip).to(device)
-        model.logit_scale.data.fill_(math.log(chosen["logit_scale"]))  # type: ignore[operator, union-attr]
         images, captions = draw(int(chosen["pairs"]), int(chosen["seed"]), px=px)
         _train(model, str(clip["name"]), torch.from_numpy(images), captions, chosen)
     path.parent.mkdir(parents=True, exist_ok=True)
