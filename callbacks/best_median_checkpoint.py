@@ -18,8 +18,9 @@ class BestMedianCheckpoint(Checkpoint):
     """Writes ``{prefix}_epoch_{N}.ckpt`` after each evaluation and ``{prefix}_best.ckpt`` when the score improves.
 
     The score is the median of the last ``window`` evaluations (of as many as there are at first), which keeps one lucky
-    evaluation from winning; with ``window=1`` it is the evaluation itself. NaN is no evaluation. The sanity check does
-    not count. An evaluation after which :class:`StagedUnfreezing` rolled the weights back cannot become the best: its
+    evaluation from winning; with ``window=1`` it is the evaluation itself. NaN is no evaluation. The sanity check
+    does not count, unless a :class:`StagedUnfreezing` has it as the evaluation of a stage that trains nothing; that is
+    epoch 0. An evaluation after which :class:`StagedUnfreezing` rolled the weights back cannot become the best: its
     weights are gone. Files are written by ``trainer.save_checkpoint`` with this evaluation's decisions inside, and
     nothing outside ``dirpath`` is ever touched: after a resume into another folder the best score goes on, and
     ``best_model_path`` names the old file until it is beaten.
@@ -78,17 +79,19 @@ class BestMedianCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decides first and writes then, so that the files carry the decision."""
-        if not counts(trainer) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        is_start = trainer.sanity_checking and any(stages.start_counts for stages in _stages(trainer))
+        if not (is_start or counts(trainer)) or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         value = required_value(trainer, self.monitor, type(self).__name__)
-        is_best = self._observe(value, epoch=trainer.current_epoch + 1, eligible=not _weights_replaced(trainer))
+        epoch = 0 if is_start else trainer.current_epoch + 1
+        is_best = self._observe(value, epoch, eligible=not _weights_replaced(trainer))
         if is_best:
             if trainer.is_global_zero:
                 self._shift()
             self.best_model_path = self._best(1)
             self._save(trainer, self.best_model_path)
         if self.every_epoch:
-            name = f"{self.prefix}_epoch_{trainer.current_epoch + 1}.ckpt"
+            name = f"{self.prefix}_epoch_{epoch}.ckpt"
             self._save(trainer, os.path.join(self.dirpath, name))
 
     def state_dict(self) -> dict[str, Any]:
@@ -132,6 +135,8 @@ class BestMedianCheckpoint(Checkpoint):
 
 
 def _weights_replaced(trainer: Trainer) -> bool:
-    return any(
-        isinstance(callback, StagedUnfreezing) and callback.weights_replaced for callback in callbacks_of(trainer)
-    )
+    return any(stages.weights_replaced for stages in _stages(trainer))
+
+
+def _stages(trainer: Trainer) -> list[StagedUnfreezing]:
+    return [callback for callback in callbacks_of(trainer) if isinstance(callback, StagedUnfreezing)]

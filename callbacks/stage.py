@@ -15,7 +15,8 @@ class Stage:
     Args:
         name: its name.
         open: group name -> ``True`` (all of it), a list of submodule names inside the group, or
-            ``{"last": 0.30, "also": ["ln_post"]}`` (that share of its repeated blocks, and these besides).
+            ``{"last": 0.30, "also": ["ln_post"]}`` (that share of its repeated blocks, and these besides). Empty: a
+            stage that only evaluates, where no earlier one left anything open.
         epochs: it ends after this many passes over the training data.
         steps: it ends after this many optimizer steps.
         patience: it ends after this many evaluations in a row without a gain of at least ``min_delta``.
@@ -36,7 +37,7 @@ class Stage:
         """Reads the plain form.
 
         Raises:
-            ValueError: an unknown key, nothing to open, or a limit that is not a positive number.
+            ValueError: an unknown key, no groups, or a limit that is not a positive number.
 
         >>> Stage.parse("top", {"open": ["heads"], "epochs": 2}).open
         {'heads': True}
@@ -58,7 +59,7 @@ class Stage:
         'epochs 33, patience 5'
         """
         given = [f"{key} {value}" for key in ("epochs", "steps", "patience") if (value := getattr(self, key))]
-        return ", ".join(given) or "the end of the fit"
+        return ", ".join(given) or ("the end of the fit" if self.open else "one evaluation")
 
 
 def parse_stages(stages: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
@@ -67,7 +68,7 @@ def parse_stages(stages: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
         raise ValueError("`stages` is empty; give at least one, such as {all: {open: [heads], epochs: 10}}.")
     parsed = [Stage.parse(name, spec) for name, spec in stages.items()]
     for stage in parsed[:-1]:
-        if stage.epochs is stage.steps is stage.patience is None:
+        if stage.open and stage.epochs is stage.steps is stage.patience is None:
             raise ValueError(f"`stages.{stage.name}` never ends; give it epochs, steps or patience.")
     return parsed
 
@@ -81,8 +82,9 @@ def stage_index(stages: Sequence[Stage], name: str) -> int:
 
 
 def _parse_open(name: str, opening: Any) -> dict[str, Opening]:
-    if not opening or isinstance(opening, str) or not isinstance(opening, Sequence | Mapping):
-        raise ValueError(f"`stages.{name}.open` opens nothing: {opening!r}; list group names such as [heads].")
+    if opening is None or isinstance(opening, str) or not isinstance(opening, Sequence | Mapping):
+        remedy = "list group names such as [heads], or [] for a stage that only evaluates"
+        raise ValueError(f"`stages.{name}.open` names no groups: {opening!r}; {remedy}.")
     if not isinstance(opening, Mapping):
         return dict.fromkeys(opening, True)
     return {group: _parse_part(f"stages.{name}.open.{group}", part) for group, part in opening.items()}

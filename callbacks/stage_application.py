@@ -25,10 +25,10 @@ class StageApplication:
     """
 
     def __init__(self, stages: Sequence[Stage], trainer: Trainer, pl_module: LightningModule, batchnorm: str) -> None:
-        if len(trainer.optimizers) != 1:
+        if len(trainer.optimizers) > 1 or (not trainer.optimizers and any(True for _ in pl_module.parameters())):
             raise ValueError(f"StagedUnfreezing needs exactly one optimizer, got {len(trainer.optimizers)}.")
         self.stages = stages
-        self.groups = ParameterGroups(pl_module, trainer.optimizers[0].param_groups)
+        self.groups = ParameterGroups(pl_module, [g for one in trainer.optimizers for g in one.param_groups])
         self.opened = open_sets(stages, self.groups)
         self._guard = BatchNormGuard(batchnorm)
         self._wrapped: set[str] | None = None
@@ -45,6 +45,8 @@ class StageApplication:
     def announcement(self, index: int) -> str:
         """What that stage opens, in words; a stage that opens nothing new says so."""
         row = self.plan().rows[index]
+        if not row["trainable"]:
+            return f"stage {row['stage']!r} trains nothing: it is one evaluation, for the next to beat."
         note = "" if row["new"] else " (none of them new)"
         return f"stage {row['stage']!r} opens {row['opens']}: {row['trainable']:,} parameters train{note}."
 
@@ -81,7 +83,7 @@ class StageApplication:
 
     def _mark_opened(self, trainer: Trainer, opened_at: dict[str, int | None]) -> None:
         changed = False
-        for group in trainer.optimizers[0].param_groups:
+        for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
             is_open = any(parameter.requires_grad for parameter in group["params"])
             known = opened_at.get(group["name"])
             opened_at[group["name"]] = (trainer.global_step if known is None else known) if is_open else None

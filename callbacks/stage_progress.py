@@ -7,6 +7,8 @@ from typing import Any
 from .evaluation import improves
 from .stage import Stage
 
+NOTHING_TRAINS = "nothing trains"
+
 
 @dataclass
 class StageProgress:
@@ -148,6 +150,17 @@ class StageProgress:
                 "ended by": ended,
             }
         )
+
+    def pass_over(self, stage: Stage) -> None:
+        """Writes the line of a stage that trains nothing: its evaluation is the one that has been.
+
+        Raises:
+            ValueError: that gave no number.
+        """
+        if self.best is None:
+            raise ValueError(f"Stage {stage.name!r} trains nothing, and its evaluation gave no number to beat.")
+        self.stage_best, self.best_before = self.best, None
+        self.record(stage, trainable=0, epochs=0, outcome="evaluated", ended=NOTHING_TRAINS)
 
     def finish(self, stage: Stage, ended: str, monitor: str) -> None:
         """Writes down why the fit ends here."""

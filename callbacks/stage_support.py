@@ -6,8 +6,10 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.utilities import rank_zero_info
 
 from .evaluation import callbacks_of
+from .stage_application import StageApplication
 from .stage_progress import StageProgress
 
 
@@ -23,6 +25,20 @@ def refuse_averaging(trainer: Trainer) -> None:
             f"StagedUnfreezing cannot roll back averaged weights, got `callbacks` with {type(averaging[0]).__name__}; "
             "remove it, or average in a second run from the best checkpoint."
         )
+
+
+def check_first_stage(trainer: Trainer, application: StageApplication) -> None:
+    """Announces a first stage that trains nothing, and refuses one that nothing evaluates.
+
+    Raises:
+        ValueError: there is no evaluation of the whole validation set before training.
+    """
+    if application.trainable(0):
+        return
+    rank_zero_info(application.announcement(0))
+    if trainer.num_sanity_val_steps != float("inf"):
+        name = application.stages[0].name
+        raise ValueError(f"Stage {name!r} trains nothing; its evaluation needs Trainer(num_sanity_val_steps=-1).")
 
 
 def must_go_on(trainer: Trainer) -> bool:

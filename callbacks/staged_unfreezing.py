@@ -13,8 +13,8 @@ from .evaluation import check_choice, check_mode, counts, required_value
 from .stage import parse_stages, stage_index
 from .stage_application import StageApplication
 from .stage_plan import StagePlan, plan_model, table
-from .stage_progress import StageProgress
-from .stage_support import must_go_on, refuse_averaging, write_summary
+from .stage_progress import NOTHING_TRAINS, StageProgress
+from .stage_support import check_first_stage, must_go_on, refuse_averaging, write_summary
 from .supported import check_same, refuse_unsupported
 from .trainable import BATCHNORM, clear_gradients
 
@@ -29,7 +29,8 @@ class StagedUnfreezing(Callback):
     ``requires_grad`` does. All that a stage implies is set by one idempotent :meth:`converge`. A stage ends at a
     validation, and rank 0's score decides for all ranks; the end of the last one stops the fit, ``reason`` says why.
     With ``Trainer(num_sanity_val_steps=-1)`` the sanity check gives ``start_value``, which the first stage has to beat;
-    without it the first stage is kept.
+    without it the first stage is kept. A stage that trains nothing (``open: []``) takes no step: its evaluation is that
+    sanity check, or the best so far where it comes later.
 
     A roll-back restores the weights of the best evaluation so far; the optimizer's moments and the plan go on: a later
     cumulative stage opens the groups again. A gradient accumulation window restarts at a change of stage.
@@ -78,6 +79,7 @@ class StagedUnfreezing(Callback):
         self.batchnorm = batchnorm
         self.progress = StageProgress(mode)
         self.weights_replaced = self.red_flag = False  # an ended plan is no warning
+        self.start_counts = False  # the sanity check that just ended is the evaluation of a stage
         self._application: StageApplication
         self._keeps_weights = on_no_gain == "rollback" or at_end == "best"
         self._loaded: dict[str, Any] | None = None
@@ -139,6 +141,7 @@ class StagedUnfreezing(Callback):
         if self._loaded is None:
             self.progress = StageProgress(self.mode, run=trainer.strategy.broadcast(uuid.uuid4().hex[:12]))
             rank_zero_info(f"Stages\n{self._application.plan()}")
+            check_first_stage(trainer, self._application)
         else:
             self._resume(trainer, pl_module, self._loaded)
         self.converge(trainer, pl_module)
@@ -164,7 +167,7 @@ class StagedUnfreezing(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The one place of decisions."""
-        progress, self.weights_replaced = self.progress, False
+        progress, self.weights_replaced, self.start_counts = self.progress, False, False
         is_start = trainer.sanity_checking and trainer.num_sanity_val_steps == float("inf")
         if progress.finished or not (is_start or counts(trainer)):
             return
@@ -174,24 +177,39 @@ class StagedUnfreezing(Callback):
         is_best = progress.observe_start(value) if is_start else progress.observe(value, stage.min_delta, not vetoed)
         if is_best and self._keeps_weights and trainer.is_global_zero:
             self._weights.save(pl_module, progress.key())
+        if is_start:
+            self.start_counts = not self._application.trainable(progress.index)
+            self._pass_over(trainer, pl_module)
+            return
         ended = requested or progress.end(stage, trainer.global_step, trainer.num_training_batches)
         must_stay = stage is self.stages[-1] and must_go_on(trainer) and not requested
-        if ended and not (is_start or must_stay):
+        if ended and not must_stay:
             self._end_stage(trainer, pl_module, ended, undo=bool(requested))
 
     def _end_stage(self, trainer: Trainer, pl_module: LightningModule, ended: str, undo: bool) -> None:
+        helped = self.progress.helped
+        self._judge(trainer, pl_module, ended, undo or (self.on_no_gain == "rollback" and not helped))
+        stop = self.on_no_gain == "stop" and not helped
+        self._advance(trainer, pl_module, f"no gain, {ended}" if stop else ended, stop)
+
+    def _advance(self, trainer: Trainer, pl_module: LightningModule, ended: str, stop: bool = False) -> None:
+        """To the next stage that trains something, or to the end."""
         progress, stage = self.progress, self.stages[self.progress.index]
-        self._judge(trainer, pl_module, ended, undo or (self.on_no_gain == "rollback" and not progress.helped))
-        if self.on_no_gain == "stop" and not progress.helped:
-            ended = f"no gain, {ended}"
-        elif progress.index < len(self.stages) - 1:
-            progress.next_stage(trainer.global_step)
-            clear_gradients(pl_module)
-            self.converge(trainer, pl_module)
-            rank_zero_info(f"Stage {stage.name!r} ended ({ended}); {self._application.announcement(progress.index)}")
+        if stop or stage is self.stages[-1]:
+            progress.finish(stage, ended, self.monitor)
+            trainer.should_stop = True
             return
-        progress.finish(stage, ended, self.monitor)
-        trainer.should_stop = True
+        progress.next_stage(trainer.global_step)
+        clear_gradients(pl_module)
+        self.converge(trainer, pl_module)
+        rank_zero_info(f"Stage {stage.name!r} ended ({ended}); {self._application.announcement(progress.index)}")
+        self._pass_over(trainer, pl_module)
+
+    def _pass_over(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves a stage behind that trains nothing."""
+        if not self._application.trainable(self.progress.index):
+            self.progress.pass_over(self.stages[self.progress.index])
+            self._advance(trainer, pl_module, NOTHING_TRAINS)
 
     def _judge(self, trainer: Trainer, pl_module: LightningModule, ended: str, roll_back: bool) -> None:
         """Undoes the stage if need be and writes its record."""

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from stagewise.callbacks import BestMedianCheckpoint
+from stagewise.callbacks import BestMedianCheckpoint, StagedUnfreezing
 
 
 def fit(tiny, folder, scores, callbacks=(), ckpt_path=None, max_epochs=None, start=None, sanity=0, **kwargs):
@@ -91,3 +91,13 @@ def test_a_monitor_that_is_never_logged_is_an_error_naming_what_is(tiny, tmp_pat
 def test_arguments_are_checked(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         BestMedianCheckpoint("ckpt", "run", monitor="val/score", **arguments)
+
+
+def test_the_evaluation_of_a_stage_that_trains_nothing_can_win(tiny, tmp_path):
+    plan = {"frozen": {"open": []}, "heads": {"open": ["heads"], "epochs": 2}}
+    stages = StagedUnfreezing(plan, monitor="val/score", dirpath=str(tmp_path))
+    best, _ = fit(tiny, tmp_path, [3, 2], [stages], start=1.0, sanity=-1)
+    assert (best.best_score, best.best_epoch) == (1.0, 0)
+    assert names(tmp_path) == ["run_best.ckpt", "run_epoch_0.ckpt", "run_epoch_1.ckpt", "run_epoch_2.ckpt"]
+    fresh = tiny.TinyModule()
+    assert tiny.same(load(best.best_model_path)["state_dict"], tiny.weights(fresh))

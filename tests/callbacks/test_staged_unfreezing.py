@@ -289,7 +289,7 @@ def test_hydra_s_own_lists_and_dicts_will_do(staged):
     "stages, words",
     [
         ({}, "is empty"),
-        ({"a": {"open": [], "epochs": 1}}, "opens nothing"),
+        ({"a": {"open": None, "epochs": 1}}, "names no groups"),
         ({"a": {"open": ["heads"], "patience": 0}}, "patience.*from 1 on"),
         ({"a": {"open": ["heads"]}, "b": {"open": ["body"], "epochs": 1}}, "`stages.a` never ends"),
         ({"a": {"open": ["heads"], "epoch": 1}}, "does not know.*epoch"),
@@ -403,3 +403,52 @@ def test_a_resume_without_the_best_weights_is_refused(tiny, tmp_path):
         path.unlink()
     with pytest.raises(FileNotFoundError, match="on_no_gain='keep'"):
         run(tiny, tmp_path / "again", tmp_path / "checkpoints" / "run_epoch_5.ckpt")
+
+
+# --- stages that train nothing ---
+
+
+class Frozen(Callback):
+    """Counts training batches and evaluations."""
+
+    def __init__(self):
+        self.batches = self.evaluations = 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.batches += 1
+
+    def on_validation_end(self, trainer, pl_module):
+        self.evaluations += 1
+
+
+def test_a_stage_that_trains_nothing_is_one_evaluation_that_the_next_has_to_beat(tiny, staged, tmp_path):
+    module, stages, seen = (
+        tiny.TinyModule(scores=[4, 3], start=1.0),
+        staged({"frozen": {"open": []}, "heads": HEADS}),
+        Frozen(),
+    )
+    before = tiny.weights(module)
+    tiny.fit(tmp_path, module, [stages, seen], num_sanity_val_steps=-1)
+    first, second = stages.records
+    assert (first["outcome"], first["best"], first["trainable"], first["epochs"]) == ("evaluated", 1.0, 0, 0)
+    assert (second["outcome"], second["gain"]) == ("rolled back", -2.0) and tiny.same(before, tiny.weights(module))
+    assert (seen.batches, seen.evaluations) == (8, 3)
+
+
+def test_a_plan_that_trains_nothing_at_all_ends_before_the_first_batch(tiny, staged, tmp_path):
+    stages, seen = staged({"frozen": {"open": []}}), Frozen()
+    tiny.fit(tmp_path, tiny.TinyModule(start=1.0), [stages, seen], num_sanity_val_steps=-1)
+    assert (seen.batches, seen.evaluations) == (0, 1) and stages.reason.startswith("nothing trains")
+
+
+def test_a_later_stage_that_trains_nothing_is_passed_over(tiny, staged, tmp_path):
+    plan = {"heads": HEADS, "frozen": {"open": [], "only": True}, "all": BODY}
+    stages = staged(plan)
+    trainer = tiny.fit(tmp_path, tiny.TinyModule(scores=[4, 3, 2, 1]), [stages])
+    assert [row["outcome"] for row in stages.records] == ["kept", "evaluated", "kept"] and trainer.current_epoch == 4
+
+
+@pytest.mark.parametrize("start, sanity, words", [(1.0, 0, "num_sanity_val_steps=-1"), (None, -1, "gave no number")])
+def test_a_first_stage_that_trains_nothing_needs_its_evaluation(tiny, staged, tmp_path, start, sanity, words):
+    with pytest.raises(ValueError, match=words):
+        tiny.fit(tmp_path, tiny.TinyModule(start=start), [staged({"a": {"open": []}})], num_sanity_val_steps=sanity)
