@@ -21,6 +21,8 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from stagewise.first_run import first_checkpoint
+
 log = logging.getLogger("stagewise.train")
 
 PREEMPTED = 75  # exit code of a run that ExactResume saved after SIGTERM: run the command again
@@ -28,6 +30,8 @@ PREEMPTED = 75  # exit code of a run that ExactResume saved after SIGTERM: run t
 
 def run(cfg: DictConfig) -> float | None:
     """Fits, validates the best checkpoint, and returns its monitored value (what a sweep minimises or maximises)."""
+    if cfg.get("first") and not cfg.start_from:
+        cfg.start_from = first_checkpoint(cfg, run)
     check_start(cfg)
     for expected in ("in eval mode at the start of training", "LeafSpec"):  # frozen on purpose; Lightning's own use
         warnings.filterwarnings("ignore", message=f".*{expected}")
