@@ -66,9 +66,13 @@ def unreadable_images(paths: Sequence[str], *, threads: int = 4, progress: bool 
         return {i: text for i, text in enumerate(bar) if text}
 
 
-def find_images(folder: str | Path) -> list[Path]:
-    """All pictures below a folder, sorted by path."""
-    return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+def find_images(source: str | Path) -> list[Path]:
+    """All pictures below a folder, or those that a pattern like ``folder/site03_*`` names, sorted; or the one file."""
+    root = Path(source)
+    if root.is_file():
+        return [root]
+    found = root.rglob("*") if root.is_dir() else root.parent.glob(root.name)
+    return sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
 
 
 def centre_box(height: int, width: int) -> Box:

@@ -102,7 +102,7 @@ def predict_folder(
 
     Args:
         module: loaded from a checkpoint.
-        source: folder of pictures, or one picture.
+        source: folder of pictures, a pattern of their names, or one picture.
         target: folder for the results.
         limit: of pictures, the first by path; None answers all.
         most_maps: maps drawn at most.
@@ -110,7 +110,7 @@ def predict_folder(
     Raises:
         DatasetNotFoundError: no picture there.
     """
-    found = [Path(source)] if Path(source).is_file() else find_images(source)[:limit]
+    found = find_images(source)[:limit]
     if not found:
         raise DatasetNotFoundError(
             f"no picture at input='{source}'; pass a folder with .jpg, .png, .webp or .gif files."

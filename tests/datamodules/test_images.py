@@ -234,3 +234,6 @@ def test_find_images_is_sorted_and_takes_any_case(tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     found = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
     assert found == ["a.webp", "b/1.png", "b/2.JPG", "b/deep/x.gif"]
+    assert find_images(tmp_path / "b" / "?.*") == [tmp_path / "b" / "1.png", tmp_path / "b" / "2.JPG"]
+    assert find_images(tmp_path / "a.webp") == [tmp_path / "a.webp"]
+    assert find_images(tmp_path / "none") == find_images(tmp_path / "no" / "such*") == []
