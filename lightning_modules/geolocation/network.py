@@ -10,6 +10,7 @@ from ...datamodules.errors import CheckpointError
 from ...datamodules.geolocation.geocells import CellTable
 from ...datamodules.geolocation.geodesy import wrap_longitude
 from ..clip import CLIP_MEAN, CLIP_STD, clip_image_tower
+from ..half_precision import FrozenCopy
 from . import encoders
 from .heads import OffsetHead, RegionCellHeads, clamp_offset, offset_limit_deg, projection, small_output
 
@@ -71,7 +72,7 @@ class GeolocationNetwork(nn.Module):
         self._register_geography(cells, geography, max(per_region))
         self._register_normalisation()
         # Not modules: the half-precision copies must not reach the checkpoint or the optimizer.
-        self._frozen = {name: encoders.FrozenCopy(getattr(self, name)) for name in ("clip", "scene")}
+        self._frozen = {name: FrozenCopy(getattr(self, name)) for name in ("clip", "scene")}
 
     def _register_geography(self, cells: CellTable, geography: dict[str, Any], most: int) -> None:
         region = torch.from_numpy(cells.region)

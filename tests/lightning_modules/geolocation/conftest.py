@@ -15,7 +15,7 @@ from torchvision.io import write_jpeg
 
 from stagewise.datamodules import GeolocationDataModule
 from stagewise.datamodules.geolocation.geocells import CellTable
-from stagewise.lightning_modules import GeolocationModule, GroupedOptimizer
+from stagewise.lightning_modules import GeolocationModule, GroupedOptimizer, half_precision
 from stagewise.lightning_modules.geolocation import encoders
 from stagewise.lightning_modules.geolocation.network import GeolocationNetwork
 
@@ -186,7 +186,7 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def full_precision(monkeypatch):
     """The same figures on machines with and without fast bf16."""
-    monkeypatch.setattr(encoders, "runs_bf16_faster", lambda device: False)
+    monkeypatch.setattr(half_precision, "runs_bf16_faster", lambda device: False)
 
 
 @pytest.fixture(scope="session")
@@ -239,7 +239,7 @@ def fitted(tmp_path_factory, pictures):
     )
     module.provenance = {"datamodule": {"root": str(root)}, "experiment": "phase0"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoders, "runs_bf16_faster", lambda device: False)
+        patch.setattr(half_precision, "runs_bf16_faster", lambda device: False)
         trainer = make_trainer()
         trainer.fit(module, datamodule=make_data(root))
         trainer.save_checkpoint(folder / "phase0.ckpt")

@@ -10,8 +10,8 @@ import torch
 from torchvision.models import resnet18
 
 from stagewise.datamodules.errors import CheckpointError
+from stagewise.lightning_modules import half_precision
 from stagewise.lightning_modules.clip import clip_image_tower
-from stagewise.lightning_modules.geolocation import encoders
 from stagewise.lightning_modules.geolocation.encoders import load_places365, scene_encoder
 
 
@@ -297,7 +297,7 @@ def test_random_weights_are_announced_unless_a_checkpoint_brings_them(tiny, capl
 def test_half_precision_is_chosen_by_the_device(monkeypatch):
     monkeypatch.undo()  # the fixture that turns it off
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert encoders.runs_bf16_faster(torch.device("cpu"))
+    assert half_precision.runs_bf16_faster(torch.device("cpu"))
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert not encoders.runs_bf16_faster(torch.device("cpu"))
-    assert not encoders.runs_bf16_faster(torch.device("mps"))
+    assert not half_precision.runs_bf16_faster(torch.device("cpu"))
+    assert not half_precision.runs_bf16_faster(torch.device("mps"))

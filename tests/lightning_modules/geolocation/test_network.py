@@ -4,6 +4,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stagewise.datamodules.geolocation.geodesy import haversine_km
+from stagewise.lightning_modules import half_precision
 from stagewise.lightning_modules.clip import CLIP_MEAN, CLIP_STD
 from stagewise.lightning_modules.geolocation import encoders
 from stagewise.lightning_modules.geolocation.decoding import RULES, combine
@@ -187,7 +188,7 @@ def test_each_encoder_sees_pictures_normalised_with_its_own_statistics(network, 
 
 @pytest.fixture
 def half(monkeypatch):
-    monkeypatch.setattr(encoders, "runs_bf16_faster", lambda device: True)
+    monkeypatch.setattr(half_precision, "runs_bf16_faster", lambda device: True)
 
 
 def close_in_bf16(found, expected):
@@ -197,7 +198,7 @@ def close_in_bf16(found, expected):
 def test_the_half_precision_copy_answers_nearly_the_same_in_float32(tiny, batch, monkeypatch):
     net = tiny.network().eval()
     expected = net.encode(batch)
-    monkeypatch.setattr(encoders, "runs_bf16_faster", lambda device: True)
+    monkeypatch.setattr(half_precision, "runs_bf16_faster", lambda device: True)
     found = net.encode(batch)
     assert all(value.dtype == torch.float32 for value in found.values())
     assert not torch.equal(found["clip_features"], expected["clip_features"])  # it did run in half precision
@@ -239,11 +240,11 @@ def change_by_batchnorm(net, tiny):
 )
 def test_the_half_precision_copy_follows_the_weights(tiny, batch, change, monkeypatch):
     net = tiny.network().eval()
-    monkeypatch.setattr(encoders, "runs_bf16_faster", lambda device: True)
+    monkeypatch.setattr(half_precision, "runs_bf16_faster", lambda device: True)
     before = net.encode(batch)
     change(net, tiny)
     after = net.encode(batch)
-    monkeypatch.setattr(encoders, "runs_bf16_faster", lambda device: False)
+    monkeypatch.setattr(half_precision, "runs_bf16_faster", lambda device: False)
     assert close_in_bf16(after, net.encode(batch))
     assert not close_in_bf16(after, before)
 
