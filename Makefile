@@ -28,6 +28,8 @@ demo: $(READY)
 
 demo-drains: $(READY)
 	$(PYTHON) train.py experiment=drains_clip demo=drains
+	$(PYTHON) predict.py checkpoint=$(DEMO)/drains_clip/drains_clip_best.ckpt detections=data/demo/drains/labels \
+	  'input=data/demo/drains/images/site14_*' output=$(DEMO)/drains_clip/predictions  # a place of the test
 
 demo-landslide: $(READY)
 	$(PYTHON) train.py experiment=landslide_v25 demo=landslide

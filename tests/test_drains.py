@@ -12,6 +12,7 @@ from PIL import Image
 
 from stagewise import evaluate, export, predict, train
 from stagewise.datamodules.drains.vocabulary import CLASS_NAMES
+from stagewise.datamodules.errors import StagewiseError
 from stagewise.lightning_modules import load_module
 from stagewise.lightning_modules.drains.export import (
     difference,
@@ -82,7 +83,7 @@ def test_a_run_ends_with_the_score_of_test_beside_its_baselines(best):
     ):
         low, point, high = (metrics[f"test/{name}accuracy{end}"] for end in ("/ci_low", "", "/ci_high"))
         assert low <= point <= high
-    assert 0 < metrics["test/whole_picture_ceiling"] < 1
+    assert 0 < metrics["test/whole_picture_ceiling"] < metrics["test/whole_picture_ceiling/type_known"] <= 1
     assert {"test/prompt/plain/accuracy", "test/prompt/position/accuracy"} <= set(metrics)
     assert metrics["test/prompt/position/accuracy"] == metrics["test/accuracy"]
     with Image.open(folder / "confusion.png") as picture:
@@ -118,7 +119,7 @@ def served(trained, best, tmp_path_factory) -> Path:
     for path in sorted((root / "images").glob("*.jpg"))[:3]:
         shutil.copy(path, folder / "in")
     (folder / "in" / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
-    where = {"options.detections": root / "labels", "input": folder / "in", "output": folder / "out"}
+    where = {"detections": root / "labels", "input": folder / "in", "output": folder / "out"}
     assert program("predict", checkpoint=best, **where) == 3
     return folder
 
@@ -161,7 +162,7 @@ def test_serving_answers_what_evaluation_answers(trained, best, served):
 
 
 def test_predict_without_detections_says_what_to_pass(best, served, tmp_path):
-    with pytest.raises(ValueError, match=r"options\.detections="):
+    with pytest.raises(ValueError, match="pass detections="):
         program("predict", checkpoint=best, input=served / "in", output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -191,6 +192,27 @@ def test_export_writes_both_files_and_says_what_they_cost(best, tmp_path, capsys
     assert text in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("wrong", [{"split": "field"}, {"output": "model.pt"}, {"datamodule.root": "nowhere"}])
+def test_an_export_that_cannot_be_scored_or_named_writes_nothing(best, tmp_path, monkeypatch, wrong):
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StagewiseError, match=r"splits: train|ends in \.onnx|pass datamodule\.root"):
+        program("export", **{"checkpoint": best, "output": "model.onnx", **wrong})
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_of_new_places_are_scored_without_baselines(trained, best, tmp_path, caplog):
+    """Another embankment has no train split from which a baseline could be made."""
+    other = shutil.copytree(trained / "data" / "drains", tmp_path / "other")
+    table = (other / "locations.csv").read_text().splitlines()
+    moved = [",".join(f"new {cell}" if i == 1 else cell for i, cell in enumerate(row.split(","))) for row in table[1:]]
+    (other / "locations.csv").write_text("\n".join([table[0], *moved]) + "\n")
+    options = {"datamodule.root": other, "split": "new", "trainer": "cpu", "output": tmp_path / "out"}
+    metrics = program("evaluate", checkpoint=best, **options)
+    assert 0 <= metrics["new/macro_f1/ci_low"] <= metrics["new/macro_f1"] and "no baselines" in caplog.text
+    assert not [name for name in metrics if "baseline" in name]
+
+
 def detections_of(root: Path, target: Path) -> Path:
     """The true boxes, but one object of each picture is missed and one detection is of nothing."""
     target.mkdir()
@@ -204,13 +226,13 @@ def detections_of(root: Path, target: Path) -> Path:
 def test_end_to_end_a_missed_object_is_wrong_and_the_true_boxes_lose_nothing(trained, best, tmp_path, capsys):
     root = trained / "data" / "drains"
     options = {"checkpoint": best, "trainer": "cpu", "output": tmp_path / "out"}
-    true = program("evaluate", **options, **{"options.detections": root / "labels"})
+    true = program("evaluate", **options, **{"detections": root / "labels"})
     assert true["test/end_to_end/found"] == 1.0 and true["test/end_to_end/false_a_picture"] == 0.0
     for name in ("accuracy", "macro_f1", "recall/slope_drain_blocked"):
         assert true[f"test/end_to_end/{name}"] == pytest.approx(true[f"test/{name}"], abs=0.02)
     assert (tmp_path / "out" / "confusion_end_to_end.png").is_file()
     capsys.readouterr()
-    missed = program("evaluate", **options, **{"options.detections": detections_of(root, tmp_path / "found")})
+    missed = program("evaluate", **options, **{"detections": detections_of(root, tmp_path / "found")})
     share = 1 - missed["test/pictures"] / missed["test/objects"]
     assert missed["test/end_to_end/found"] == pytest.approx(share, abs=0.02)
     assert missed["test/end_to_end/false_a_picture"] == pytest.approx(1.0, abs=0.1)

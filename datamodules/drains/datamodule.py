@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from ..errors import StagewiseError
+from ..errors import BadRowsError, StagewiseError
 from ..images import photometric
 from ..loaders import ResumableDataLoader
 from ..samplers import GroupBalancedBatchSampler
@@ -27,7 +27,7 @@ from .oversampling import class_targets, repeated_rows
 from .schema import SEEN, describe
 from .splits import make_splits, split_by_lists
 from .table import DrainTable
-from .yolo import read_yolo, report
+from .yolo import label_path, read_yolo, report
 
 log = logging.getLogger(__name__)
 KNOWN: dict[str, dict[str, Any]] = {
@@ -59,7 +59,7 @@ class DrainDataModule(L.LightningDataModule):
         seed: of the run: order and augmentation.
 
     Raises:
-        StagewiseError: an unknown key or correction.
+        StagewiseError: an unknown key or correction; in ``setup``, no object at all.
     """
 
     def __init__(
@@ -120,10 +120,16 @@ class DrainDataModule(L.LightningDataModule):
         whole = self.image["input"] == "whole"
         shown = {key: self.image[key] for key in ("px", "margin", "pad")}
         self.store = open_crops(table, self.cache_dir, crops=not whole, wholes=whole or self.image["view"], **shown)
-        broken = tuple(self.store.broken.values())
+        broken = tuple(why.removesuffix(".") for why in self.store.broken.values())
         self.notes = folder.notes | ({"pictures that do not decode": broken} if broken else {})
         report({"pictures that do not decode": broken}, self.strict)
-        return table.subset([number not in self.store.broken for number in range(len(table.paths))]), fold_of
+        kept = table.subset([number not in self.store.broken for number in range(len(table.paths))])
+        if not len(kept):
+            first = table.paths[0]
+            raise BadRowsError(
+                f"no picture with an object is left; rows of '{first}' belong into '{label_path(first)}'."
+            )
+        return kept, fold_of
 
     def _locate(self, table: DrainTable) -> tuple[DrainTable, dict[str, int] | None]:
         told = any(self.locations.values()) or (self.root / DEFAULT_FILE).is_file()

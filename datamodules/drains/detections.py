@@ -51,11 +51,12 @@ class DetectionSource(Protocol):
         ...
 
 
-def make_detections(rows: Iterable[Row], picture: Tensor, unknown: Counter[str]) -> list[Detection]:
+def make_detections(rows: Iterable[Row], path: Path, picture: Tensor, unknown: Counter[str]) -> list[Detection]:
     """Clips boxes to the picture and names their types.
 
     Args:
         rows: box in pixels, name of the class, score.
+        path: of the picture, for the log.
         picture: (..., H, W).
         unknown: counts the names that are no type.
 
@@ -72,7 +73,7 @@ def make_detections(rows: Iterable[Row], picture: Tensor, unknown: Counter[str])
         found.append(Detection(inside, type_of_name(name), score))
         unknown.update([name] if found[-1].type == UNKNOWN else [])
     if lost:
-        log.warning("%d detections are left out: less than a pixel of them lies inside the picture", lost)
+        log.warning("%s: %d detections left out: less than a pixel of them lies inside the picture", path.name, lost)
     return found
 
 
@@ -108,12 +109,12 @@ class YoloDetections:
             ((left * width, top * height, right * width, bottom * height), name, score)
             for (left, top, right, bottom), name, score in self._rows.get(Path(path).stem, [])
         )
-        return make_detections(rows, picture, self.unknown)
+        return make_detections(rows, Path(path), picture, self.unknown)
 
 
 def _read_rows(path: Path, names: Sequence[str]) -> list[Row]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows writes a mark first
     except UnicodeDecodeError as error:
         raise BadRowsError(f"'{path}' is no text; write one row a detection.") from error
     return [yolo_row(line, f"{path}:{number}", names) for number, line in enumerate(lines, 1) if line.strip()]
@@ -139,9 +140,9 @@ class JsonDetections:
         if not Path(file).is_file():
             raise DatasetNotFoundError(f"no file '{file}'; pass a JSON of detections.")
         try:
-            content = json.loads(Path(file).read_text(encoding="utf-8"))
+            content = json.loads(Path(file).read_text(encoding="utf-8-sig"))
         except ValueError as error:
-            raise StagewiseError(f"'{file}' is no JSON: {error}.") from error
+            raise StagewiseError(f"'{file}' is no JSON: {error}; write {_JSON_LAYOUT}.") from error
         if not isinstance(content, list):
             raise StagewiseError(f"'{file}' has another layout; it must be {_JSON_LAYOUT}.")
         for number, entry in enumerate(content):
@@ -160,4 +161,5 @@ class JsonDetections:
         """The detections of the entry that names most of the picture's path."""
         parts = Path(path).parts
         keys = (parts[start:] for start in range(len(parts)))
-        return make_detections(next((self._rows[key] for key in keys if key in self._rows), []), picture, self.unknown)
+        rows = next((self._rows[key] for key in keys if key in self._rows), [])
+        return make_detections(rows, Path(path), picture, self.unknown)

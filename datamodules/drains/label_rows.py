@@ -14,6 +14,7 @@ from .boxes import from_corners, to_corners
 TOO_SMALL = "too small"
 ROUNDING = 1e-3  # how far outside the picture a coordinate may lie by rounding
 BOX, POLYGON = 5, 7  # columns of a box; least columns of a polygon: three points
+NO_CLASS = -1  # of an id that `data.yaml` does not name
 
 
 class LabelRow(NamedTuple):
@@ -25,6 +26,8 @@ class LabelRow(NamedTuple):
 
     def fault(self, picture_w_h: Sequence[int], min_px: float) -> str | None:
         """Why the row is no object of a picture of that size; None where it is one."""
+        if self.label == NO_CLASS:
+            return "of a class that data.yaml does not name"
         if not (self.corners >= -ROUNDING).all() or not (self.corners <= 1 + ROUNDING).all():
             return "outside the picture"
         sides = self.corners[2:] - self.corners[:2]
@@ -45,13 +48,13 @@ def read_label_rows(path: str | Path, class_of_id: Sequence[int]) -> list[LabelR
         class_of_id: class 0..8 of each id of ``data.yaml``.
 
     Raises:
-        BadRowsError: a row that is neither box nor polygon, or a class out of range; names file and line.
+        BadRowsError: a row that is neither box nor polygon, or holds no numbers; names file and line.
     """
     path = Path(path)
     if not path.is_file():
         return []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows writes a mark first
     except UnicodeDecodeError as error:
         raise BadRowsError(f"'{path}' is no text; write one row an object.") from error
     return [_row(line, f"{path}:{i}", class_of_id) for i, line in enumerate(lines, 1) if line.strip()]
@@ -70,9 +73,10 @@ def _row(line: str, where: str, class_of_id: Sequence[int]) -> LabelRow:
         raise BadRowsError(f"{where} holds something that is no number: '{line.strip()[:60]}'.") from None
     if not np.isfinite(numbers).all() or not math.isfinite(label):
         raise BadRowsError(f"{where} holds a number that is not finite; correct or remove the row.")
-    if label != int(label) or not 0 <= label < len(class_of_id):
-        raise BadRowsError(f"{where} has class {tokens[0]}; `data.yaml` names 0 to {len(class_of_id) - 1}.")
-    return LabelRow(class_of_id[int(label)], _corners(numbers), where)
+    if label != int(label):
+        raise BadRowsError(f"{where} has class {tokens[0]}; write a whole number from 0 to {len(class_of_id) - 1}.")
+    known = 0 <= label < len(class_of_id)
+    return LabelRow(class_of_id[int(label)] if known else NO_CLASS, _corners(numbers), where)
 
 
 def _corners(numbers: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -44,7 +44,8 @@ def make_splits(
         leaky: says of the folders' splits that a location may be in two of them.
 
     Raises:
-        StagewiseError: no such method, fold or share, no train, or a class without an object in train.
+        StagewiseError: no such method, fold or share, no train, a class without an object in train, or a
+            split without any.
         SplitLeakError: a location is in two of the folders' splits, and ``leaky`` is not said.
     """
     if method not in METHODS:
@@ -194,9 +195,9 @@ def _val_places(counts: NDArray[np.int64], share: float, seed: int) -> NDArray[n
 def _check_classes(splits: Mapping[str, DrainTable]) -> None:
     for name, part in splits.items():
         absent = [CLASS_NAMES[i] for i in np.flatnonzero(part.class_count == 0)]
-        if absent and name == "train":
+        if absent and (name == "train" or not len(part)):
             raise StagewiseError(
-                f"train has no object of {', '.join(absent)}; choose another splits.fold or seed, or add pictures."
+                f"{name} has no object of {', '.join(absent)}; choose another splits.fold or seed, or add pictures."
             )
         if absent:
             log.warning("drains: %s has no object of %s", name, ", ".join(absent))

@@ -17,7 +17,7 @@ from .label_rows import TOO_SMALL, LabelRow, read_label_rows
 from .table import DrainTable
 
 log = logging.getLogger(__name__)
-MAX_NAMED = 10
+MAX_NAMED, MAX_WARNED = 10, 3
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _EXIF_ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 _EMPTY = "pictures without objects"
@@ -40,6 +40,8 @@ class YoloFolder:
 def read_yolo(root: str | Path, *, strict: bool = False, min_px: float = 4) -> YoloFolder:
     """Reads ``data.yaml``, the size of every picture and every label.
 
+    Boxes are of the picture as its EXIF orientation turns it: so YOLO's own tools read it, and so it is shown.
+
     Args:
         root: folder with ``data.yaml``.
         strict: what cannot be used is an error instead of being dropped and counted. Boxes that are too small are
@@ -55,16 +57,18 @@ def read_yolo(root: str | Path, *, strict: bool = False, min_px: float = 4) -> Y
     for split, folders in described.folders.items():
         for folder in folders:
             reader.read_folder(split, folder)
-    if not reader.paths:
-        raise DatasetNotFoundError(f"no pictures in the folders that '{Path(root) / 'data.yaml'}' names.")
     notes = {reason: tuple(where) for reason, where in reader.notes.items()}
     report(notes, strict)
+    if not reader.paths:
+        raise DatasetNotFoundError(
+            f"no picture in the folders that '{Path(root) / 'data.yaml'}' names can be read; add {', '.join(SUFFIXES)}."
+        )
     table = DrainTable.of(reader.boxes, reader.label, reader.picture, reader.paths, reader.sizes, reader.split)
     return YoloFolder(table, notes)
 
 
 def report(notes: Mapping[str, Iterable[str]], strict: bool) -> None:
-    """One warning line with counts, or one error.
+    """One warning line with counts and the first places, or one error.
 
     Raises:
         BadRowsError: ``strict``, and something was left out that is not merely small; names the first ten.
@@ -77,7 +81,8 @@ def report(notes: Mapping[str, Iterable[str]], strict: bool) -> None:
         named = ", ".join(faults[:MAX_NAMED])
         raise BadRowsError(f"{told}: {named}. Correct or remove them, or set strict=false to drop and count them.")
     if told:
-        log.warning("drains: left out: %s", told)
+        some = ", ".join(faults[:MAX_WARNED]) + (", …" if len(faults) > MAX_WARNED else "")
+        log.warning("drains: left out: %s%s", told, f": {some}; correct or remove them" if faults else "")
     if counted.get(_EMPTY):
         log.info("drains: %d %s, which stay", len(counted[_EMPTY]), _EMPTY)
 

@@ -14,6 +14,7 @@ from ...datamodules.errors import StagewiseError
 
 _GREY = 114  # what YOLO is trained with around a picture
 _END_TO_END = 6  # left, top, right, bottom, score, class
+_MOST = 1.01  # of a score: one of 8 bits may lie a little over 1
 
 
 def letterbox(picture: Tensor, size: Sequence[int]) -> tuple[Tensor, float, tuple[float, float]]:
@@ -52,12 +53,16 @@ def decode(output: Tensor, num_classes: int, name: str) -> tuple[Tensor, Tensor,
         boxes (N, 4) left, top, right, bottom; scores (N,); classes (N,). All in the pixels of the network's input.
 
     Raises:
-        StagewiseError: none of the three.
+        StagewiseError: none of the three, or columns that are no scores.
     """
     columns, shape = 4 + num_classes, tuple(output.shape)
     if len(shape) == 3 and shape[0] == 1 and columns in shape[1:]:
         rows = output[0].T if shape[1] == columns else output[0]
         scores, classes = rows[:, 4:].max(1)
+        if (scores.abs() > _MOST).any():
+            raise StagewiseError(
+                f"{name} gives scores up to {scores.abs().max():.3g}, not 1; export a detector of YOLO v8 or v11."
+            )
         return box_convert(rows[:, :4], "cxcywh", "xyxy"), scores, classes
     if len(shape) == 3 and shape[0] == 1 and shape[2] == _END_TO_END:
         rows = output[0]

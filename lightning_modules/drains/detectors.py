@@ -30,12 +30,14 @@ def open_detector(source: str | Path, names: Sequence[str] | None = None, **sett
 
     Raises:
         DatasetNotFoundError: nothing lies there.
-        StagewiseError: it is none of the four, or settings are given for files of detections.
+        StagewiseError: it is none of the four, a setting is out of range, or settings are given for files of
+            detections.
     """
     path = Path(source)
     if not path.exists():
         raise DatasetNotFoundError(f"no detections at '{source}'; pass a folder of YOLO rows, a .json, .onnx or .pt.")
     suffix = path.suffix.lower()
+    _check(names, settings)
     if suffix == ".onnx":
         return OnnxDetector(path, names, **settings)
     if suffix == ".pt":
@@ -47,6 +49,16 @@ def open_detector(source: str | Path, names: Sequence[str] | None = None, **sett
     if suffix == ".json":
         return JsonDetections(path)
     raise StagewiseError(f"'{source}' is no source of detections; pass a folder of YOLO rows, a .json, .onnx or .pt.")
+
+
+def _check(names: Sequence[str] | None, settings: dict[str, Any]) -> None:
+    if isinstance(names, str):
+        raise StagewiseError(f"`names` must be a list of the detector's classes by id, got '{names}'.")
+    for key, value in settings.items():
+        if key not in ("px", "conf", "iou"):
+            raise StagewiseError(f"`{key}` is no setting of a detector; those are px, conf and iou.")
+        if key != "px" and not (isinstance(value, int | float) and 0 <= value <= 1):
+            raise StagewiseError(f"`{key}` must be a number from 0 to 1, got {value!r}.")
 
 
 class OnnxDetector:
@@ -62,7 +74,8 @@ class OnnxDetector:
             one, since the condition is stage 2's to say.
 
     Raises:
-        StagewiseError: onnxruntime is missing, the file is no ONNX, or it has no names and none are given.
+        StagewiseError: onnxruntime is missing, the file is no ONNX of one input with four sides, or it has no names and
+            none are given.
     """
 
     def __init__(
@@ -81,22 +94,22 @@ class OnnxDetector:
         if names is None and not known:
             raise StagewiseError(f"'{path}' does not say how its classes are called; pass their `names` by id.")
         self.names = list(names) if names is not None else known
+        shapes = [one.shape for one in self._session.get_inputs()]
+        if len(shapes) != 1 or len(shapes[0]) != 4:
+            raise StagewiseError(f"'{path}' takes {shapes}; a detector takes one batch of pictures, (1, 3, H, W).")
         self._input = self._session.get_inputs()[0]
-        shape = self._input.shape
-        if len(shape) != 4:
-            raise StagewiseError(f"'{path}' takes {shape}; a detector of pictures takes (1, 3, H, W).")
-        self.size = tuple(side if isinstance(side, int) else px for side in shape[2:])  # height, width
+        self.size = tuple(side if isinstance(side, int) else px for side in shapes[0][2:])  # height, width
 
     def detect(self, path: Path, picture: Tensor) -> list[Detection]:
         """Runs the network on a picture; ``picture`` is uint8 (3, H, W) in RGB.
 
         Raises:
-            StagewiseError: the network's output has another layout.
+            StagewiseError: the network's input or output has another layout.
         """
         boxed, scale, offset = letterbox(picture, self.size)
         half = "float16" in self._input.type
         values = boxed.to(torch.float16 if half else torch.float32).div(255)[None].numpy()
-        outputs = self._session.run(None, {self._input.name: values})
+        outputs = self._run(values)
         if len(outputs) != 1:
             shapes = [tuple(output.shape) for output in outputs]
             raise StagewiseError(f"'{self.path}' gives {len(outputs)} outputs {shapes}; export a detection model.")
@@ -106,8 +119,21 @@ class OnnxDetector:
         kept = suppress(boxes, scores, classes, self.names, self.conf, self.iou)
         rows = zip(boxes[kept].tolist(), classes[kept].tolist(), scores[kept].tolist())
         return make_detections(
-            [((b[0], b[1], b[2], b[3]), self.names[label], score) for b, label, score in rows], picture, self.unknown
+            [((b[0], b[1], b[2], b[3]), self.names[label], score) for b, label, score in rows],
+            path,
+            picture,
+            self.unknown,
         )
+
+    def _run(self, values: Any) -> Any:
+        try:
+            return self._session.run(None, {self._input.name: values})
+        except Exception as error:  # as in _open_session
+            why = " ".join(str(error).split())
+            raise StagewiseError(
+                f"'{self.path}' does not take a picture as {values.dtype} {values.shape}; export a detection model of "
+                f"YOLO v8 or v11. onnxruntime says: {why}"
+            ) from error
 
 
 def _open_session(path: str) -> Any:
@@ -155,4 +181,4 @@ class UltralyticsDetector:
             values.cpu().tolist() for values in (found.boxes.xyxy, found.boxes.cls, found.boxes.conf)
         )
         rows = [((b[0], b[1], b[2], b[3]), found.names[int(c)], score) for b, c, score in zip(boxes, classes, scores)]
-        return make_detections(rows, picture, self.unknown)
+        return make_detections(rows, path, picture, self.unknown)

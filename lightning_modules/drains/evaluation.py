@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ...datamodules.drains.ceiling import whole_picture_ceiling
 from ...datamodules.drains.detections import DetectionSource
 from ...datamodules.drains.vocabulary import CLASS_NAMES
+from ...datamodules.errors import StagewiseError
 from ..figures import draw_confusion
 from . import baselines
 from .end_to_end import end_to_end
@@ -42,6 +43,9 @@ def answer(module: "DrainModule", datamodule: Any, split: str, position: bool = 
 
     Returns:
         ``logits`` (N, 9), ``label``, ``box_type``, ``picture`` (N,), ``metadata`` (N, F), in the order of the split.
+
+    Raises:
+        StagewiseError: the split holds no object.
     """
     kept = ("label", "box_type", "picture", "metadata")
     training, parts = module.training, []
@@ -56,6 +60,8 @@ def answer(module: "DrainModule", datamodule: Any, split: str, position: bool = 
         logits = module.network(batch)["logits"]
         parts.append({"logits": logits.cpu().numpy(), **{name: batch[name].cpu().numpy() for name in kept}})
     module.train(training)
+    if not parts:
+        raise StagewiseError(f"'{split}' has no object to answer; choose another split, or add its labels.")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -81,8 +87,9 @@ def evaluate(
 
     Returns:
         ``{split}/name`` -> number, with ``name/ci_low`` and ``name/ci_high``, the same under ``baseline/{name}/`` (with
-        ``lead/``, this network minus the baseline) and ``prompt/{words}/``; ``whole_picture_ceiling``; the same figures
-        under ``end_to_end/``, with ``found`` and ``false_a_picture``. And the report.
+        ``lead/``, this network minus the baseline) and ``prompt/{words}/``;
+        ``whole_picture_ceiling[/type_known]``; the same figures under ``end_to_end/``, with ``found`` and
+        ``false_a_picture``. And the report.
     """
     rows = answer(module, datamodule, split)
     label, picture = rows["label"], rows["picture"]
@@ -95,6 +102,7 @@ def evaluate(
         metrics |= _lead(counted["network"], matrix, prefix, draws) if prefix else {}
     metrics |= _prompts(module, datamodule, split)
     metrics["whole_picture_ceiling"] = whole_picture_ceiling(label, picture)
+    metrics["whole_picture_ceiling/type_known"] = whole_picture_ceiling(label, picture, rows["box_type"])
     folder.mkdir(parents=True, exist_ok=True)
     matrix = counted["network"].sum(0)[:NOTHING, :NOTHING]
     draw_confusion(matrix, CLASS_NAMES, folder / "confusion.png", f"{split}, boxes given")
@@ -146,13 +154,15 @@ def _end_to_end(
 
 
 def _baselines(module: "DrainModule", datamodule: Any, split: str, rows: Rows, trees: int) -> Rows:
-    train = datamodule.table("train")
-    known = {"metadata": train.features(), "label": train.label}
-    found = {
-        "majority": baselines.majority(train.label, len(rows["label"])),
-        "majority_of_type": baselines.majority_of_type(train.label, rows["box_type"]),
-        "features_forest": baselines.features_forest(known, rows["metadata"], rows["box_type"], trees, seed=0),
-    }
+    found: Rows = {}
+    if "train" in datamodule.splits:
+        train = datamodule.table("train")
+        known = {"metadata": train.features(), "label": train.label}
+        found["majority"] = baselines.majority(train.label, len(rows["label"]))
+        found["majority_of_type"] = baselines.majority_of_type(train.label, rows["box_type"])
+        found["features_forest"] = baselines.features_forest(known, rows["metadata"], rows["box_type"], trees, seed=0)
+    else:
+        log.warning("no baselines: they need the train split, of which this data holds nothing")
     if module.zero_shot and split in module.zero_shot:
         found["zero_shot"] = np.array(module.zero_shot[split])
     return found

@@ -1,10 +1,11 @@
 """The trained classifier as ONNX: image tower, class head and the encoded prompts in one file."""
 
+import contextlib
 import copy
 import json
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from ...datamodules.drains.vocabulary import CLASSES, TYPES
 from ...datamodules.errors import StagewiseError
+from ..clip import quiet
 
 if TYPE_CHECKING:
     from .module import DrainModule
@@ -29,7 +31,7 @@ class Exported(nn.Module):
     """The network with plain tensors for arguments, as ONNX wants them; the logits of impossible classes are -1e4.
 
     Args:
-        network: without a text tower; it is copied, LoRA's changes are written into the copy's matrices.
+        network: is copied; in the copy LoRA's changes are written into the matrices, and the texts are encoded.
     """
 
     def __init__(self, network: "DrainNetwork") -> None:
@@ -38,6 +40,9 @@ class Exported(nn.Module):
         if self.network.adapters is not None:
             self.network.adapters.merge(self.network.visual)
             self.network.adapters = None
+        if self.network.text is not None:
+            self.network.bank.fill(self.network.text)
+            self.network.text = None
         self.eval()
 
     def forward(self, image: Tensor, box_type: Tensor, position: Tensor, context: Tensor, metadata: Tensor) -> Tensor:
@@ -51,36 +56,45 @@ def export_onnx(module: "DrainModule", path: str | Path) -> float:
     """Writes the file, and checks its answers against PyTorch's before it gets its name.
 
     Args:
-        module: trained.
+        module: trained, on the CPU and in eval mode.
         path: of the ``.onnx``; classes, types and how crops are cut lie in its metadata.
 
     Returns:
         The largest difference of a logit on random pictures.
 
     Raises:
-        StagewiseError: the libraries are missing, the network keeps its text tower or looks at two views, or the file
-            answers otherwise than PyTorch.
+        StagewiseError: the libraries are missing, the path does not end in ``.onnx``, the network looks at two views,
+            or the file answers otherwise than PyTorch.
     """
     _require()
-    if module.network.text is not None or module.schema["image"]["view"]:
-        raise StagewiseError(
-            "export takes one view and texts that are encoded already; train with text=false, view=false."
-        )
+    if module.schema["image"]["view"]:
+        raise StagewiseError("export takes one view; train with datamodule.image.view=false.")
     target, exported = Path(path), Exported(module.network)
+    if target.suffix != ".onnx":
+        raise StagewiseError(f"output='{path}' must be a file that ends in .onnx.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.stem}.part.onnx")
-    example = example_batch(module.schema, 2)
-    _write(exported, example, part, module.schema)
     other = example_batch(module.schema, 5, seed=1)
     with torch.inference_mode():
-        wanted = exported(*other.values()).numpy()
-    found = difference(onnx_logits(part, [other]), wanted)
-    if found > TOLERANCE:
-        part.unlink()
-        raise StagewiseError(f"the exported network differs from PyTorch by {found:.2g}; nothing is written.")
-    part.replace(target)
+        wanted = module.network(other)["logits"].numpy()
+    with _whole(target) as part:
+        _write(exported, example_batch(module.schema, 2), part, module.schema)
+        found = difference(onnx_logits(part, [other]), wanted)
+        if found > TOLERANCE:
+            raise StagewiseError(f"the exported network differs from PyTorch by {found:.2g}; nothing is written.")
     log.info("written: %s, largest difference of a logit to PyTorch %.2g", target, found)
     return found
+
+
+@contextlib.contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A name to write to, which becomes the target when all went well; quiet, as the libraries log every node."""
+    part = target.with_name(f".{target.stem}.part.onnx")
+    try:
+        with quiet():
+            yield part
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
@@ -138,7 +152,8 @@ def quantise(path: Path, target: Path) -> None:
 
     model = onnx.load(path)
     del model.graph.value_info[:]  # the exporter's shapes, which onnx's own inference disputes
-    quantize_dynamic(model, target, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+    with _whole(target) as part:
+        quantize_dynamic(model, part, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
 
 
 def _require() -> None:

@@ -34,13 +34,13 @@ def export(module: "DrainModule", output: str, int8: bool, datamodule: Any, spli
     Returns:
         What was written, as a person reads it.
     """
+    batches = [] if split is None else _batches(datamodule, split)  # before anything is written
     files = [Path(output)]
     lines = [f"largest difference of a logit to PyTorch: {export_onnx(module, files[0]):.2g}"]
     if int8:
         files.append(files[0].with_suffix(".int8.onnx"))
         quantise(files[0], files[1])
     if split is not None:
-        batches = _batches(datamodule, split)
         lines += [f"{split}, {len(_all(batches, 'label'))} objects, CPU:", *_costs(module, files, batches)]
     return "\n".join([*lines, "written: " + ", ".join(map(str, files))])
 

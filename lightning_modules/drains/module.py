@@ -222,5 +222,6 @@ class DrainModule(L.LightningModule):
             StagewiseError: no detections are given.
         """
         if detections is None:
-            raise StagewiseError("where the objects are is not known; pass options.detections=FOLDER_OR_FILE_OR_MODEL.")
+            raise StagewiseError("where the objects are is not known; pass detections=FOLDER_OR_FILE_OR_MODEL.")
+        self.network.freeze()
         return serving.predict_folder(self, source, target, open_detector(detections, names, **settings), limit).answers

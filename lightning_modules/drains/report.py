@@ -25,7 +25,8 @@ def as_text(metrics: Metrics, split: str, baselines: Sequence[str]) -> str:
         "95 % over pictures in brackets",
         "",
         *table(["figure", ""], [[name, with_interval(metrics, name)] for name in MAIN]),
-        f"  at best without seeing the box: accuracy {number(metrics['whole_picture_ceiling'])}",
+        f"  at best without seeing the box: accuracy {number(metrics['whole_picture_ceiling'])}, "
+        f"where its type is known {number(metrics['whole_picture_ceiling/type_known'])}",
         "",
         *table(["class", *_PER_CLASS], [_of_class(metrics, name) for name in CLASS_NAMES]),
         "",

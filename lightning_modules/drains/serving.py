@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ...datamodules.drains.boxes import box_features, context_of, from_corners, position_of
 from ...datamodules.drains.crops import crop_window, letterbox, mark_box, whole_window
 from ...datamodules.drains.detections import Detection, DetectionSource
 from ...datamodules.drains.vocabulary import CLASSES, TYPES, UNKNOWN
-from ...datamodules.errors import BadRowsError, DatasetNotFoundError
+from ...datamodules.errors import BadRowsError, DatasetNotFoundError, StagewiseError
 from ...datamodules.images import find_images, read_image
 from .drawing import colour_of, draw_objects
 
@@ -62,36 +63,47 @@ def predict_folder(
 
     Args:
         module: in eval mode, on its device.
-        source: folder of pictures, or one picture.
+        source: folder of pictures, a pattern of their names, or one picture.
         target: gets ``pictures/``, ``objects.json``, ``objects.csv`` and ``summary.json``.
         detector: says where the objects are.
         limit: pictures at most.
 
     Raises:
         DatasetNotFoundError: there is no picture.
+        BadRowsError: none of them can be read.
+        StagewiseError: what is drawn would lie among them.
     """
-    root = Path(source)
-    paths = [root] if root.is_file() else find_images(root)
-    if not paths:
-        raise DatasetNotFoundError(f"no pictures below input='{source}'.")
-    run, base = Run(), root.parent if root.is_file() else root
-    for path in tqdm(paths[:limit], desc="pictures", leave=False):
-        name = path.relative_to(base).as_posix()
-        try:
-            with run.timed("read"):
-                picture = read_image(path)
-        except BadRowsError as error:
-            run.broken[name] = str(error)
-            continue
-        with run.timed("detect"):
-            found = detector.detect(path, picture)
-        with run.timed("classify"):
-            objects = classify(module, picture, found)
-        with run.timed("draw"):
-            _draw(Path(target) / "pictures" / name, picture, objects)
-        run.answers.append({"image": name, "objects": objects})
+    run, drawn = Run(), Path(target) / "pictures"
+    paths, base = _pictures(source, drawn)[:limit], Path(source) if Path(source).is_dir() else Path(source).parent
+    with logging_redirect_tqdm():  # else a warning stands in the line of the bar
+        for path in tqdm(paths, desc="pictures", leave=False):
+            name = path.relative_to(base).as_posix()
+            try:
+                with run.timed("read"):
+                    picture = read_image(path)
+            except BadRowsError as error:
+                run.broken[name] = str(error)
+                continue
+            with run.timed("detect"):
+                found = detector.detect(path, picture)
+            with run.timed("classify"):
+                objects = classify(module, picture, found)
+            with run.timed("draw"):
+                _draw(drawn / name, picture, objects)
+            run.answers.append({"image": name, "objects": objects})
+    if run.broken and not run.answers:
+        raise BadRowsError(f"of {len(paths)} pictures none can be read: {next(iter(run.broken.values()))}")
     _write(Path(target), run, detector)
     return run
+
+
+def _pictures(source: str, drawn: Path) -> list[Path]:
+    paths = find_images(source)
+    if not paths:
+        raise DatasetNotFoundError(f"no picture at input='{source}'; pass a folder, a pattern of names, or a picture.")
+    if any(drawn.resolve() in path.resolve().parents for path in paths):
+        raise StagewiseError(f"pictures of input='{source}' lie in '{drawn}', where it draws; pass another output.")
+    return paths
 
 
 @torch.inference_mode()
@@ -173,10 +185,11 @@ def _draw(path: Path, picture: Tensor, objects: list[dict[str, Any]]) -> None:
 def _write(target: Path, run: Run, detector: DetectionSource) -> None:
     target.mkdir(parents=True, exist_ok=True)
     named = [" ".join(filter(None, (o["type"], o["condition"]))) for one in run.answers for o in one["objects"]]
-    pictures = max(1, len(run.answers))
+    pictures, bare = max(1, len(run.answers)), sum(not one["objects"] for one in run.answers)
     summary = {
         "pictures": len(run.answers),
         "broken": run.broken,
+        "without_detections": bare,
         "objects": len(named),
         "counts": dict(sorted(Counter(named).items())),
         "unknown_types": dict(detector.unknown),
@@ -193,9 +206,21 @@ def _write(target: Path, run: Run, detector: DetectionSource) -> None:
                 scores = (found["type_score"], found["condition_score"])
                 rows.writerow((one["image"], number, found["type"], found["condition"], *scores, *found["box"]))
     part.replace(target / "objects.csv")
+    _report(run, summary)
+
+
+def _report(run: Run, summary: dict[str, Any]) -> None:
     for name, reason in run.broken.items():
         log.warning("left out %s: %s", name, reason)
-    log.info("seconds a picture: %s", summary["seconds_a_picture"])
+    if summary["without_detections"]:
+        log.warning(
+            "%d of %d pictures have no detection; look whether `detections` are of these pictures",
+            summary["without_detections"],
+            summary["pictures"],
+        )
+    if summary["unknown_types"]:
+        log.warning("no type of drains, so grey and without a condition: %s", summary["unknown_types"])
+    log.info("counts: %s; seconds a picture: %s", summary["counts"], summary["seconds_a_picture"])
 
 
 def _replace(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from stagewise.datamodules.drains import crop_store
 from stagewise.datamodules.drains.crop_store import CropStore, open_crops
@@ -76,6 +77,18 @@ def test_a_picture_that_does_not_decode_is_named_and_the_others_are_there(table,
     store = open_crops(table, tmp_path, px=32)
     assert list(store.broken) == [1] and "truncated" in store.broken[1]
     assert all(store.crop(row).float().std() > 0 for row in range(len(table)) if table.picture[row] != 1)
+
+
+def test_a_box_is_of_the_picture_as_exif_turns_it(yolo, tmp_path):
+    """As YOLO's own tools read it: the label of a turned photograph is drawn on what a viewer shows."""
+    seen = np.zeros((40, 60, 3), np.uint8)
+    seen[10:20, 5:15] = 255
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a viewer turns the stored pixels by 90 degrees clockwise
+    yolo.add("a.png", ["3 0.16666667 0.375 0.16666667 0.25"], pixels=np.rot90(seen).copy(), exif=turned)
+    table = read_yolo(yolo.root, strict=True).table
+    crop = open_crops(table, tmp_path / "cache", px=16, margin=0.0).crop(0)
+    assert (table.width[0], table.height[0]) == (60, 40) and crop[:, 5:11, 5:11].min() == 255
 
 
 def test_a_worker_gets_the_name_of_the_store_and_not_its_pixels(table, tmp_path):

@@ -92,7 +92,7 @@ def test_a_folder_without_rows_or_names_says_what_to_do(tmp_path):
 def test_boxes_are_clipped_and_what_lies_outside_is_counted(tmp_path, caplog):
     found = yolo(tmp_path, "0 0 0.5 0.2 0.4\n0 1.2 0.5 0.2 0.4\n").detect(Path("a.png"), PICTURE)
     assert [d.box for d in found] == [pytest.approx((0, 30, 20, 70))]
-    assert "1 detections are left out" in caplog.text
+    assert "a.png: 1 detections left out" in caplog.text
 
 
 def test_json_boxes_are_pixels(tmp_path):
@@ -101,6 +101,14 @@ def test_json_boxes_are_pixels(tmp_path):
     )
     assert source.detect(Path("pictures/a.jpg"), PICTURE) == [Detection((10, 20, 30, 60), "toe_drain", 0.25)]
     assert source.detect(Path("b.jpg"), PICTURE) == source.detect(Path("c.jpg"), PICTURE) == []
+
+
+def test_a_mark_that_windows_writes_first_is_no_fault(tmp_path):
+    content = json.dumps([{"image": "a.jpg", "detections": [one()]}])
+    (tmp_path / "found.json").write_text(content, encoding="utf-8-sig")
+    (tmp_path / "a.txt").write_text("2 0.5 0.5 0.2 0.4\r\n", encoding="utf-8-sig", newline="")
+    for source in (JsonDetections(tmp_path / "found.json"), YoloDetections(tmp_path, NAMES)):
+        assert [found.type for found in source.detect(Path("a.jpg"), PICTURE)] == ["toe_drain"]
 
 
 def test_pictures_of_one_name_are_told_apart_by_their_folders(tmp_path):

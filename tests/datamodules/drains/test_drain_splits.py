@@ -153,6 +153,15 @@ def test_a_checkpoints_lists_give_its_splits_again_and_new_places_are_new():
     assert list(split_by_lists(moved, lists)) == ["new"]
 
 
+def test_a_split_without_any_object_is_refused():
+    """A fold, or a folder of which the labels are not there: its score would be of nothing."""
+    label, picture = list(range(9)) * 2, [0] * 9 + [1] * 9
+    boxes, paths = [[0.5, 0.5, 0.2, 0.2]] * 18, ["a.jpg", "b.jpg", "c.jpg"]
+    table = DrainTable.of(boxes, label, picture, paths, [(100, 100)] * 3, ["train", "val", "test"])
+    with pytest.raises(StagewiseError, match=r"test has no object of toe_drain normal, .*choose another"):
+        make_splits(table, method="folder", leaky=True)
+
+
 def test_a_part_of_a_table_keeps_every_object_of_its_pictures():
     table = skewed()
     part = table.subset(np.arange(300)[::-7])

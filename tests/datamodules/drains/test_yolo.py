@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stagewise.datamodules import DrainDataModule
 from stagewise.datamodules.drains.boxes import to_corners
 from stagewise.datamodules.drains.vocabulary import CLASS_NAMES
 from stagewise.datamodules.drains.yolo import label_path, picture_size, read_yolo
@@ -33,9 +34,7 @@ def test_a_row_of_another_length_names_file_and_line(yolo, columns):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("9 0.5 0.5 0.1 0.1", "has class 9; `data.yaml` names 0 to 8"),
-        ("-1 0.5 0.5 0.1 0.1", "has class -1"),
-        ("1.5 0.5 0.5 0.1 0.1", "has class 1.5"),
+        ("1.5 0.5 0.5 0.1 0.1", "has class 1.5; write a whole number from 0 to 8"),
         ("a 0.5 0.5 0.1 0.1", "no number"),
         ("1 0.5 0,5 0.1 0.1", "no number"),
         ("1 0.5 nan 0.1 0.1", "not finite"),
@@ -48,9 +47,10 @@ def test_a_row_that_cannot_be_read_is_refused_even_where_not_strict(yolo, row, w
 
 
 BAD = ["0 1.2 0.5 0.1 0.1", "0 0.95 0.5 0.3 0.1", "0 0.5 0.5 0 0.1", "0 0.5 0.5 0.1 -0.1", "0 0.2 0.2 0.4 0.2 0.6 0.2"]
+BAD += ["9 0.5 0.5 0.1 0.1", "-1 0.5 0.5 0.1 0.1"]  # data.yaml names 0 to 8
 
 
-def test_what_lies_outside_or_has_no_area_is_dropped_and_counted_in_one_line(yolo, caplog):
+def test_what_lies_outside_has_no_area_or_no_class_is_dropped_and_counted_in_one_line(yolo, caplog):
     yolo.add("a.png", [BOX, *BAD, "0 0.5 0.5 0.03 0.5"])  # the last is 2 px wide
     with caplog.at_level(logging.WARNING):
         folder = read_yolo(yolo.root)
@@ -58,10 +58,20 @@ def test_what_lies_outside_or_has_no_area_is_dropped_and_counted_in_one_line(yol
     assert {reason: len(where) for reason, where in folder.notes.items()} == {
         "boxes outside the picture": 2,
         "boxes without area": 3,
+        "boxes of a class that data.yaml does not name": 2,
         "boxes too small": 1,
     }
     (record,) = caplog.records
-    assert "2 boxes outside the picture, 3 boxes without area, 1 boxes too small" in record.message
+    assert "2 boxes outside the picture, 3 boxes without area, 2 boxes of a class" in record.message
+    assert record.message.count("a.txt:") == 3 and "a.txt:2" in record.message and "correct or remove" in record.message
+
+
+@pytest.mark.parametrize("begin", [b"", b"\xef\xbb\xbf"], ids=["plain", "marked"])
+def test_a_file_from_windows_is_read(yolo, begin):
+    yolo.add("a.png", [BOX, BOX])
+    path = yolo.root / "labels" / "a.txt"
+    path.write_bytes(begin + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_yolo(yolo.root).table.label.tolist() == [3, 3]
 
 
 @pytest.mark.parametrize("row", BAD)
@@ -106,6 +116,13 @@ def test_pictures_without_labels_stay_and_labels_without_picture_are_told(yolo):
         read_yolo(yolo.root, strict=True)
 
 
+def test_a_folder_without_any_object_says_where_the_rows_belong(yolo, tmp_path):
+    yolo.places(rows=())
+    data = DrainDataModule(str(yolo.root), image={"px": 32}, cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(BadRowsError, match=r"rows of '.*images/p0_0\.png' belong into '.*labels/p0_0\.txt'"):
+        data.setup("fit")
+
+
 def test_a_file_that_is_no_picture_is_dropped_with_its_objects(yolo):
     yolo.add("a.png", [BOX])
     yolo.add("b.png", [BOX]).write_bytes(b"no picture")
@@ -114,6 +131,9 @@ def test_a_file_that_is_no_picture_is_dropped_with_its_objects(yolo):
     assert len(folder.table) == 1 and len(folder.notes["unreadable pictures"]) == 2
     with pytest.raises(BadRowsError, match=r"2 unreadable pictures: .*b\.png"):
         read_yolo(yolo.root, strict=True)
+    (yolo.root / "images" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(DatasetNotFoundError, match=r"no picture in the folders .* can be read"):
+        read_yolo(yolo.root)
 
 
 def _kinds():
@@ -201,7 +221,7 @@ def test_no_data_yaml_no_yaml_and_no_pictures(yolo, tmp_path):
     with pytest.raises(DatasetNotFoundError, match=r"no data\.yaml under root=.*pass datamodule\.root=FOLDER"):
         read_yolo(tmp_path / "nowhere")
     (yolo.root / "images").mkdir()
-    with pytest.raises(DatasetNotFoundError, match="no pictures in the folders"):
+    with pytest.raises(DatasetNotFoundError, match=r"no picture in the folders .* add \.jpg, \.jpeg, \.png"):
         read_yolo(yolo.root)
     (yolo.root / "data.yaml").write_text("a: [")
     with pytest.raises(StagewiseError, match="is no YAML"):

@@ -26,7 +26,7 @@ def raw(rows, num_classes, count=20):
     return output
 
 
-def onnx_file(path, outputs, names=None, side=64):
+def onnx_file(path, outputs, names=None, side=64, shape=None):
     """A detector that finds the same in every picture: its input only adds nothing."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
@@ -42,7 +42,7 @@ def onnx_file(path, outputs, names=None, side=64):
         nodes.append(helper.make_node("Add", [f"found{i}", "nothing"], [f"output{i}"]))
     graph = helper.make_graph(
         nodes, "detector",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, side, side])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape or [1, 3, side, side])],
         [helper.make_tensor_value_info(f"output{i}", TensorProto.FLOAT, list(o.shape)) for i, o in enumerate(outputs)],
         constants,
     )  # fmt: skip
@@ -161,9 +161,26 @@ def test_models_that_are_no_detector_say_so(tmp_path):
     path = onnx_file(tmp_path / "nameless.onnx", [raw([], 4)])
     with pytest.raises(StagewiseError, match="pass their `names`"):
         OnnxDetector(path)
+    path = onnx_file(tmp_path / "logits.onnx", [raw([(32, 32, 16, 16, 1, 7.0)], 4)], TYPES)
+    with pytest.raises(StagewiseError, match="scores up to 7"):
+        OnnxDetector(path).detect(path, picture)
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(StagewiseError, match="no ONNX model"):
         OnnxDetector(tmp_path / "broken.onnx")
+
+
+@pytest.mark.parametrize("shape", [[1, 1, 64, 64], [4, 3, 64, 64], [1, 64, 64, 3], [1, 3, 4096]])
+def test_models_that_do_not_take_one_picture_in_colour_say_so(tmp_path, shape):
+    path = onnx_file(tmp_path / "other.onnx", [raw([], 4)], TYPES, shape=shape)
+    with pytest.raises(StagewiseError, match=r"other\.onnx' (does not take a picture|takes \[\[1, 3, 4096\]\])"):
+        OnnxDetector(path).detect(path, torch.zeros(3, 64, 64, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("settings", [{"conf": 2}, {"iou": -0.1}, {"conf": "high"}, {"names": "rock_toe"}, {"maps": 3}])
+def test_settings_out_of_range_are_refused_before_a_picture_is_read(tmp_path, settings):
+    path = onnx_file(tmp_path / "yolo.onnx", [raw([], 4)], TYPES)
+    with pytest.raises(StagewiseError, match=f"`{next(iter(settings))}`"):
+        open_detector(path, **settings)
 
 
 @pytest.mark.parametrize(("library", "detector"), [("onnxruntime", OnnxDetector), ("ultralytics", UltralyticsDetector)])

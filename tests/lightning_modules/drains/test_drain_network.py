@@ -4,7 +4,9 @@ from torch.nn import functional as F
 
 from stagewise.datamodules.drains.vocabulary import TYPE_OF_CLASS
 from stagewise.datamodules.errors import CheckpointError, StagewiseError
+from stagewise.lightning_modules import half_precision
 from stagewise.lightning_modules.clip import clip_model
+from stagewise.lightning_modules.drains.export import INPUTS, Exported
 from stagewise.lightning_modules.drains.network import DrainNetwork
 
 
@@ -61,6 +63,20 @@ def test_a_live_text_tower_answers_as_the_bank_and_learns(make, batch):
     assert make().text is None
 
 
+@pytest.mark.parametrize("options", [{}, {"text": True}, {"lora": {"rank": 2}}, {"features": 8}])
+def test_what_is_exported_answers_as_the_network(make, batch, options):
+    network = make(**options)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)  # LoRA begins as nothing
+    wanted = logits(network, batch).clamp(min=-1e4)
+    exported = Exported(network)
+    assert exported.network.text is None and exported.network.adapters is None
+    with torch.no_grad():
+        found = exported(*(batch[name] for name in INPUTS))
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    assert torch.equal(logits(network, batch).clamp(min=-1e4), wanted)
+
+
 @pytest.mark.parametrize(
     "options", [{"lora": {"rank": 2}}, {"head": "linear", "prompts": {"position": False}}, {"features": 8}]
 )
@@ -101,3 +117,17 @@ def test_a_linear_head_beside_a_text_tower_is_refused(make):
         make(head="linear", text=True)
     with pytest.raises(StagewiseError, match="got 'mlp'"):
         make(head="mlp")
+
+
+def test_a_frozen_tower_answers_in_half_precision_where_that_is_faster(make, batch, monkeypatch):
+    network = make().eval()
+    exact = logits(network, batch)
+    network.freeze()
+    monkeypatch.setattr(half_precision, "runs_bf16_faster", lambda device: False)
+    assert torch.equal(logits(network, batch), exact)
+    monkeypatch.setattr(half_precision, "runs_bf16_faster", lambda device: True)
+    half = logits(network, batch)
+    seen = exact.isfinite()
+    assert half.dtype == torch.float32 and not torch.equal(half, exact)
+    torch.testing.assert_close(half[seen], exact[seen], rtol=0.05, atol=0.2)
+    assert all(value.dtype == torch.float32 for value in network.state_dict().values() if value.is_floating_point())

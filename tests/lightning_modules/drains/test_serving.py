@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from stagewise.datamodules.drains.detections import Detection
-from stagewise.datamodules.errors import DatasetNotFoundError
+from stagewise.datamodules.errors import BadRowsError, DatasetNotFoundError, StagewiseError
 from stagewise.lightning_modules.drains.serving import predict_folder
 
 
@@ -67,7 +67,7 @@ def test_all_boxes_of_a_picture_are_one_batch_and_unknown_types_get_no_condition
         )
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["counts"] == {"toe_drain blocked": 3, "unknown": 3, "vegetation": 3}
-    assert summary["unknown_types"] == {"gully": 1}
+    assert summary["unknown_types"] == {"gully": 1} and summary["without_detections"] == 0
 
 
 def test_a_picture_keeps_its_name_and_its_file_is_what_its_suffix_says(pictures, schema, tmp_path):
@@ -81,6 +81,38 @@ def test_a_picture_keeps_its_name_and_its_file_is_what_its_suffix_says(pictures,
 
 def test_a_folder_without_pictures_is_refused_and_nothing_is_written(schema, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetNotFoundError, match="no pictures below"):
+    with pytest.raises(DatasetNotFoundError, match="no picture at input="):
         predict_folder(Module(schema), str(tmp_path / "empty"), str(tmp_path / "out"), Detector())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_picture_is_named_and_a_bar_shows_the_way(pictures, schema, tmp_path, caplog, capsys):
+    (pictures / "b.jpg").write_bytes(b"no picture")
+    answers = predict_folder(Module(schema), str(pictures), str(tmp_path / "out"), Detector()).answers
+    assert [one["image"] for one in answers] == ["a.jpg", "b.png", "c.webp"]
+    assert "left out b.jpg: " in caplog.text and "pictures: " in capsys.readouterr().err
+    assert list(json.loads((tmp_path / "out" / "summary.json").read_text())["broken"]) == ["b.jpg"]
+
+
+def test_broken_pictures_alone_are_an_error_and_nothing_is_written(pictures, schema, tmp_path):
+    for path in pictures.iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(BadRowsError, match=r"of 3 pictures none can be read: .*a\.jpg"):
+        predict_folder(Module(schema), str(pictures), str(tmp_path / "out"), Detector())
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_without_detections_and_unknown_types_are_told(pictures, schema, tmp_path, caplog):
+    nothing = Detector()
+    nothing.detect = lambda path, picture: []
+    predict_folder(Module(schema), str(pictures), str(tmp_path / "out"), nothing)
+    assert "3 of 3 pictures have no detection" in caplog.text and "{'gully': 1}" in caplog.text
+
+
+def test_a_run_never_draws_over_its_pictures(pictures, schema, tmp_path):
+    mine = pictures.rename(tmp_path / "pictures")
+    before = (mine / "a.jpg").read_bytes()
+    for source in (mine, tmp_path):
+        with pytest.raises(StagewiseError, match="pass another output"):
+            predict_folder(Module(schema), str(source), str(tmp_path), Detector())
+    assert (mine / "a.jpg").read_bytes() == before
