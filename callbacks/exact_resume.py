@@ -202,7 +202,7 @@ class ExactResume(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """The same in every checkpoint of the run, so that each can be resumed; all ranks have to ask for it."""
-        if self.seed is None:
+        if self.seed is None or self._trainer.sanity_checking:  # before training there is no position to go on from
             return {}
         trainer = self._trainer
         return {

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import FSDPStrategy
 
-from stagewise.callbacks import DurableCheckpointIO, ExactResume, Preempted
+from stagewise.callbacks import BestMedianCheckpoint, DurableCheckpointIO, ExactResume, Preempted, StagedUnfreezing
 from stagewise.datamodules import ResumableDataLoader
 from stagewise.datamodules.errors import DataMismatchError
 
@@ -144,6 +144,21 @@ def test_sigterm_in_the_sanity_check_ends_the_run_before_the_first_step(exact, t
         trainer.fit(Terminate(scores=[1]), ResumableDataLoader(exact.Noisy(), batch_size=8), tiny.loader())
     assert left.value.code == 75 and trainer.global_step == 0
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_checkpoint_from_before_training_holds_no_position(exact, tiny, tmp_path):
+    plan = {"frozen": {"open": []}, "heads": {"open": ["heads"], "epochs": 1}}
+    stages = StagedUnfreezing(plan, monitor="val/score", dirpath=str(tmp_path))
+    best = BestMedianCheckpoint(str(tmp_path), "run", monitor="val/score")
+    callbacks = [stages, best, ExactResume(str(tmp_path))]
+    trainer = tiny.make_trainer(tmp_path, callbacks, max_epochs=1, num_sanity_val_steps=-1)
+    train = ResumableDataLoader(exact.Noisy(), batch_size=8)
+    trainer.fit(tiny.TinyModule(scores=[2], start=1.0), train, tiny.loader())
+    saved = torch.load(best.best_model_path, weights_only=True)["callbacks"]
+    assert best.best_epoch == 0 and [state for key, state in saved.items() if key.startswith("ExactResume")] in (
+        [],
+        [{}],
+    )
 
 
 # --- what it does ---
