@@ -28,7 +28,7 @@ from rasterio.windows import Window as GdalWindow
 from timing import agree, parse, parser_of, ratio, show, spread, verdict, write
 from torch import Tensor, nn
 
-from stagewise.lightning_modules.landslide.maps import CACHE_BYTES
+from stagewise.datamodules.landslide.rasters import CACHE_BYTES
 from stagewise.lightning_modules.landslide.sliding_window import Tiling, predict_tiled
 from stagewise.lightning_modules.landslide.windows import Axis
 
@@ -45,11 +45,12 @@ def first_bands(image: Tensor) -> Tensor:
 
 
 def unet() -> nn.Module:
-    """A real one with random weights."""
+    """A real one with random weights, which lie in memory as those of our module."""
     import segmentation_models_pytorch as smp
 
     torch.manual_seed(0)
-    return smp.Unet("resnet18", encoder_weights=None, in_channels=BANDS, classes=CLASSES).eval()
+    network: nn.Module = smp.Unet("resnet18", encoder_weights=None, in_channels=BANDS, classes=CLASSES).eval()
+    return network.to(memory_format=torch.channels_last)
 
 
 def create(path: str, bands: int, size: int) -> Any:
@@ -70,8 +71,7 @@ def make_raster(path: str, size: int) -> None:
 
 
 def ours(network: Network, source: str, target: str) -> None:
-    """Streams; a network with convolutions sees its images in the layout that our maps give it."""
-    tiling = TILING._replace(channels_last=isinstance(network, nn.Module))
+    """Streams."""
     with rasterio.open(source) as raster, create(target, CLASSES, raster.width) as out:
 
         def read(window: tuple[int, int, int, int], pixels: Any) -> None:
@@ -82,7 +82,7 @@ def ours(network: Network, source: str, target: str) -> None:
             row, column, rows, columns = window
             out.write(values, window=GdalWindow(column, row, columns, rows))
 
-        predict_tiled(network, read, BANDS, raster.height, raster.width, store, tiling)
+        predict_tiled(network, read, BANDS, raster.height, raster.width, store, TILING)
 
 
 def toolbelt(network: Network, source: str, target: str) -> None:

@@ -163,6 +163,7 @@ def test_an_ensemble_is_the_mean_of_its_members(trained, best, survey, tmp_path)
         with rasterio.open(tmp_path / name / "probabilities.tif") as raster:
             found.append(raster.read())
         card = json.loads((tmp_path / name / "model_card.json").read_text())
+        assert bool(card["figures"]) == (name != "both")  # those of a member are not the ensemble's
     members = [load_module(str(c)).calibration for c in (best, second)]
     assert card["members"] == 2
     assert card["calibration"]["temperature"] == pytest.approx(np.sqrt(np.prod([m["temperature"] for m in members])))

@@ -37,7 +37,10 @@ def check_covers(grid: Grid, raster: Any, path: str | Path, whole: bool = True) 
     column, row = _source_pixels(grid, raster, x.ravel(), y.ravel())
     inside = (column >= -1) & (column <= raster.width + 1) & (row >= -1) & (row <= raster.height + 1)
     if not inside.any():
-        raise StagewiseError(f"{path} does not overlap the reference grid, whose bounds are {grid.bounds}.")
+        raise StagewiseError(
+            f"{path} does not overlap the reference grid, whose bounds are {grid.bounds}; is it of another place, or "
+            f"its CRS ({raster.crs.to_string()[:80]}) wrong?"
+        )
     if whole and not inside.all():
         raise StagewiseError(
             f"{path} covers {inside.mean():.0%} of the reference grid, whose bounds are {grid.bounds}; "
@@ -75,7 +78,7 @@ def band_numbers(raster: Any, wanted: Sequence[Band], path: str | Path) -> list[
     missing = [band for band, number in zip(wanted, numbers) if number not in raster.indexes]
     if missing:
         there = list(names) or f"without names, {raster.count} of them"
-        raise StagewiseError(f"{path} has no band {missing}; its bands: {there}.")
+        raise StagewiseError(f"{path} has no band {missing}; its bands: {there}; name others in `inputs`.")
     return [number for number in numbers if number is not None]
 
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import DatasetNotFoundError
+from ..errors import DatasetNotFoundError, StagewiseError
+from .channel_inputs import find_sources, reference
 from .channels import ChannelList
 from .prepared import PreparedArea
+from .rasters import Grid, read_grid
 
 log = logging.getLogger(__name__)
 LABEL_FILES = ("labels.tif", "labels.gpkg", "labels.csv")
@@ -48,6 +50,22 @@ def area_cache(cache_dir: str | Path, folder: Path, channels: Sequence[str], *se
     content = json.dumps([str(folder.resolve()), list(channels), settings], sort_keys=True)
     digest = hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
     return Path(cache_dir) / "landslide" / f"{folder.resolve().name}-{digest}"
+
+
+def area_grids(
+    folders: Mapping[str, Path], channels: ChannelList, inputs: Mapping[str, Any] | None = None
+) -> dict[str, Grid]:
+    """The reference grid of each area.
+
+    Raises:
+        StagewiseError: a raster is missing or of no use, or the areas' pixels are not of one size.
+    """
+    grids = {name: read_grid(reference(at, find_sources(at, channels, inputs))) for name, at in folders.items()}
+    sizes = {name: grid.pixel_size_m for name, grid in grids.items()}
+    if max(sizes.values()) > 1.01 * min(sizes.values()):
+        said = ", ".join(f"{name} {size:g} m" for name, size in sizes.items())
+        raise StagewiseError(f"the areas' pixels differ: {said}; resample them to one size, see `rio warp --res`.")
+    return grids
 
 
 def open_areas(targets: Mapping[str, Path], channels: ChannelList) -> dict[str, PreparedArea]:

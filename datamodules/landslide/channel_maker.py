@@ -19,12 +19,11 @@ from .channels import HYDROLOGY, LANDCOVER_BAND, TERRAIN, WORLD_COVER, ChannelLi
 from .extras import require
 from .hydrology import hydrology_channels
 from .prepared import CHANNELS_FILE, Window
-from .rasters import Grid, read_grid
+from .rasters import Grid, bounded_cache, read_grid
 from .terrain import Channels, TerrainSettings, terrain_channels
 
 log = logging.getLogger(__name__)
 BLOCK_PX = 1024
-CACHE_MB = 128
 
 
 def make_channels(
@@ -66,7 +65,7 @@ def make_channels(
         return grid
     if facts:
         log.info("%s was made from other inputs or settings: its channels are made anew", target)
-    with _bounded_cache(), BlockMaker(channels, sources, grid, terrain) as maker:
+    with bounded_cache(), BlockMaker(channels, sources, grid, terrain) as maker:
         _write_blocks(maker, ChannelFile(target, grid, channels.stored, key), block_px, terrain)
     _log_seconds(target, maker.seconds)
     return grid
@@ -105,13 +104,6 @@ def _write_blocks(maker: "BlockMaker", file: ChannelFile, block_px: int, terrain
             file.write(window, values)
     plain = {"terrain": terrain.to_plain(), "block_px": block_px, "pixel_size_m": file.grid.pixel_size_m}
     file.finish({"key": file.key, "channels": list(file.bands), "seconds": maker.seconds, **plain})
-
-
-def _bounded_cache() -> Any:
-    """GDAL keeps blocks up to a share of the machine's memory: the larger the raster, the more."""
-    import rasterio
-
-    return rasterio.Env(GDAL_CACHEMAX=CACHE_MB)
 
 
 def _log_seconds(target: Path, seconds: dict[str, float]) -> None:

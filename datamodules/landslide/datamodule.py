@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from ..errors import StagewiseError
 from ..loaders import ResumableDataLoader
 from ..settings import settings_of
-from .areas import area_cache, find_areas, open_areas
+from .areas import area_cache, area_grids, find_areas, open_areas
 from .augmentation import TileAugmentation
 from .channel_maker import make_channels
 from .channels import RECIPE, ChannelList
@@ -111,14 +111,16 @@ class LandslideDataModule(L.LightningDataModule):
         return find_areas(self.root, self.channels, self.channel_options["inputs"], self.labels["file"])
 
     def prepare_data(self) -> None:
-        """Makes the channels and label rasters that are not there yet; goes on where an earlier run was stopped."""
-        folders = self._folders()
+        """Makes the label rasters and channels that are not there yet; goes on where an earlier run was stopped."""
+        folders, options = self._folders(), {key: self.channel_options[key] for key in ("inputs", "settings")}
+        grids = area_grids(folders, self.channels, options["inputs"])
+        labels = {key: self.labels[key] for key in ("settings", "file")}
         for name, target in self.targets().items():
-            options = {key: self.channel_options[key] for key in ("inputs", "settings")}
             target.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{target}.lock"):  # of two runs at once one makes them, the other waits
-                grid = make_channels(folders[name], self.channels, target, **options)
-                make_labels(folders[name], grid, self.classes, target, self.labels["settings"], self.labels["file"])
+                # labels first: they take a moment, and what is wrong with them is said before the channels are made
+                make_labels(folders[name], grids[name], self.classes, target, **labels)
+                make_channels(folders[name], self.channels, target, **options)
 
     def setup(self, stage: str) -> None:
         """Opens the areas, and makes the splits and statistics unless a checkpoint's were adopted."""

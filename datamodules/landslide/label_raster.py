@@ -17,7 +17,7 @@ from .channel_inputs import key_of
 from .extras import require
 from .label_points import LabelSettings, table_shapes, vector_shapes
 from .prepared import LABELS_FILE, NO_LABEL, Window
-from .rasters import Grid
+from .rasters import Grid, bounded_cache
 
 log = logging.getLogger(__name__)
 LABEL_FILES = ("labels.tif", "labels.gpkg", "labels.csv")
@@ -59,7 +59,8 @@ def make_labels(
     if facts.get("key") == key and (target / LABELS_FILE).is_file():
         return facts["pixels"]
     reader = _raster_reader if path.suffix.lower() in (".tif", ".tiff") else _shape_reader
-    pixels = _write(target, grid, reader(path, grid, classes, options), path, classes)
+    with bounded_cache():
+        pixels = _write(target, grid, reader(path, grid, classes, options), path, classes)
     write_json(target / FACTS, {"key": key, "pixels": pixels})
     log.info("labels of %s: %s", target, pixels)
     return pixels
@@ -69,7 +70,8 @@ def _file(folder: Path, name: str | None) -> Path:
     names = (name,) if name else LABEL_FILES
     found = [folder / name for name in names if (folder / name).is_file()]
     if not found:
-        raise DatasetNotFoundError(f"no labels in {folder}; looked for {', '.join(names)}.")
+        looked = ", ".join(names)
+        raise DatasetNotFoundError(f"no labels in {folder}; looked for {looked}: add it, or set `labels.file`.")
     if len(found) > 1:
         log.warning("%s holds several label files; %s is taken", folder, found[0].name)
     return found[0]
@@ -136,14 +138,14 @@ def _write(target: Path, grid: Grid, read: Reader, path: Path, classes: Sequence
                 raster.write(codes, 1, window=((row, row + rows), (column, column + columns)))
         if not np.array_equal(_counts(part, blocks, len(counts)), counts):  # GDAL closes on a full disk without a word
             raise OSError("it does not hold what was written")
+        if not counts[1:].any():
+            raise StagewiseError(f"{path} labels no pixel of the grid; all of it is nodata, 0 or elsewhere.")
+        (target / FACTS).unlink(missing_ok=True)  # it tells of the raster that is replaced
+        os.replace(part, target / LABELS_FILE)
     except (OSError, rasterio.errors.RasterioError) as error:
-        part.unlink(missing_ok=True)
         raise StagewiseError(f"{part} cannot be written ({error}); is the disk full?") from None
-    if not counts[1:].any():
-        part.unlink()
-        raise StagewiseError(f"{path} labels no pixel of the grid; all of it is nodata, 0 or elsewhere.")
-    (target / FACTS).unlink(missing_ok=True)  # it tells of the raster that is replaced
-    os.replace(part, target / LABELS_FILE)
+    finally:
+        part.unlink(missing_ok=True)
     return {str(name): int(count) for name, count in zip(classes, counts[1:])}
 
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from ..errors import DatasetNotFoundError, StagewiseError
 from .extras import require
 
+CACHE_BYTES = 32 << 20
+"""Of GDAL, whose default is a twentieth of the machine's memory and would make the memory grow with the raster."""
 NO_CRS = "{path} has no CRS; give it its own, for example `rio edit-info --crs EPSG:32642 {path}`."
 
 
@@ -62,6 +64,16 @@ class Grid:
     def from_plain(cls, values: dict[str, Any]) -> "Grid":
         """Back from ``to_plain``."""
         return cls(**{**values, "transform": tuple(values["transform"])})
+
+
+@contextmanager
+def bounded_cache() -> Iterator[None]:
+    """Reads and writes rasters with little memory."""
+    require("rasterio")
+    import rasterio
+
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):  # rasterio counts bytes, whatever GDAL says of small numbers
+        yield
 
 
 @contextmanager
@@ -130,9 +142,7 @@ def read_grid(path: str | Path) -> Grid:
 
 def _check_crs(crs: Any, path: str | Path) -> None:
     if crs is None:
-        raise StagewiseError(
-            f"{path} has no CRS; give it its own, for example `rio edit-info --crs EPSG:32642 {path}`."
-        )
+        raise StagewiseError(NO_CRS.format(path=path))
     remedy = "reproject it to a metric one, such as its UTM zone: `rio warp --dst-crs EPSG:326xx`."
     if not crs.is_projected:
         raise StagewiseError(f"{path} has the CRS {crs.to_string()[:80]}, in degrees; {remedy}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from ..errors import StagewiseError
@@ -100,8 +101,8 @@ class TileSmote:
         if len(rich) <= self.k:
             raise StagewiseError(
                 f"SMOTE with k={self.k} needs {self.k + 1} tiles with at least {self.rich_share:.0%} of class "
-                f"{self.rare_class} among their labelled pixels, and train has {len(rich)}; lower `rich_share` or `k`, "
-                "take smaller tiles, or switch SMOTE off and leave the class to the sampler."
+                f"{self.rare_class + 1} among their labelled pixels, and train has {len(rich)}; lower `rich_share` or "
+                "`k`, take smaller tiles, or switch SMOTE off and leave the class to the sampler."
             )
         share = self.target_share
         missing = share * counts.sum() - counts[:, self.rare_class].sum()
@@ -130,8 +131,10 @@ class TileSmote:
         settings = {**asdict(self), "count": count, "data": _digest(source.key, parents, normalised)}
         settings["key"] = _digest(settings)
         folder = Path(cache) / f"smote-{settings['key']}"
-        if not folder.is_dir():
-            whole_folder(folder, lambda part: _make(part, settings, source, rich))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # of two runs at once one makes them, the other waits
+            if not folder.is_dir():
+                whole_folder(folder, lambda part: _make(part, settings, source, rich))
         made = SyntheticTiles.open(folder)
         self._tell(source.counts, made, len(rich))
         return made
@@ -143,7 +146,7 @@ class TileSmote:
         text = (
             "SMOTE: %d synthetic tiles of %d rich ones; class %d had %s of the labelled train pixels, now %s, in '%s'"
         )
-        log.log(level, text, len(made), rich, self.rare_class, *shares, made.folder)
+        log.log(level, text, len(made), rich, self.rare_class + 1, *shares, made.folder)
 
 
 def draw(rich: int, k: int, count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:

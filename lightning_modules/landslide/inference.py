@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ...datamodules.errors import StagewiseError
 from ...datamodules.landslide.prepared import CHANNELS_FILE, PreparedArea, Window
-from ...datamodules.landslide.rasters import Grid
+from ...datamodules.landslide.rasters import Grid, bounded_cache
 from .calibration import apply
 from .crf import DenseCRF
 from .map_model import MapModel, MapSettings, guide_of, guide_positions, novelty_of
-from .maps import KEY_TAG, Layer, LayerFiles, bounded_cache, has_key, layer_values, make_cog, map_layers
+from .maps import KEY_TAG, Layer, LayerFiles, has_key, layer_values, make_cog, map_layers
 from .passes import Passes
 from .sliding_window import finished_units, predict_tiled
 from .stage import Stage

@@ -51,8 +51,7 @@ def check_inference(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def settings_of(inference: Mapping[str, Any], device: str | torch.device) -> MapSettings:
     """The chain's settings."""
-    window, overlap, batch = (int(inference[name]) for name in ("window", "overlap", "batch"))
-    tiling = Tiling(window, overlap, batch, channels_last=True)
+    tiling = Tiling(*(int(inference[name]) for name in ("window", "overlap", "batch")))
     passes = max(1, int(inference["mc_dropout"]))
     return MapSettings(tiling, bool(inference["tta"]), passes, inference["crf"], str(device))
 
@@ -146,6 +145,7 @@ def map_folder(
     found = find_areas(source, channels, options["inputs"])
     model = model_of(modules, calibration, inference["mc_dropout"] > 1)
     settings, tags = settings_of(inference, modules[0].device), {"stagewise_model": model.key}
+    figures = modules[0].metrics if len(modules) == 1 else {}  # an ensemble's are not those of its first member
     answers = []
     for name, folder in found.items():
         output = Path(target) / name if len(found) > 1 else Path(target)
@@ -157,7 +157,7 @@ def map_folder(
             layers = map_area(area, model, output, settings, tags)
             draw_quicklook(output, output / "quicklook.png", area)
         described = {**facts, "crs": crs_name(grid.crs), "map": {"area": name, "inference": inference}}
-        write_model_card(output, *model_card(schema, modules[0].metrics, facts=described))
+        write_model_card(output, *model_card(schema, figures, facts=described))
         shutil.rmtree(work)
         answers.append({"area": name, **{layer: str(path) for layer, path in layers.items()}})
     return answers

@@ -11,14 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datamodules.errors import StagewiseError
-from ...datamodules.landslide.extras import require
 from ...datamodules.landslide.prepared import Window
 from ...datamodules.landslide.rasters import Grid, opened
 from .stage import PART, REMEDY
 
 NO_CLASS = 255
-CACHE_BYTES = 32 << 20
-"""Of GDAL, whose default is a twentieth of the machine's memory and would make the memory grow with the raster."""
 TILE_PX, INTERMEDIATE_PX = 512, 256
 KEY_TAG = "stagewise_key"
 _RAMP = np.array([(26, 150, 65), (255, 217, 47), (215, 25, 28)], float)
@@ -122,16 +119,6 @@ def layer_values(
         "novelty": np.where(valid, novelty, nothing)[None],
         "valid": np.uint8(1) * valid[None],
     }
-
-
-@contextmanager
-def bounded_cache() -> Iterator[None]:
-    """Reads and writes rasters with little memory."""
-    require("rasterio")
-    import rasterio
-
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
-        yield
 
 
 class LayerFiles:

@@ -81,7 +81,7 @@ class LandslideModule(L.LightningModule):
         if not load:
             options["weights"] = None
         network = LandslideNetwork(len(schema["channels"]), size, schema, **options)
-        self.network = network.to(memory_format=torch.channels_last)  # convolutions take less time so, on CPU and GPU
+        self.network = network.to(memory_format=torch.channels_last)  # faster convolutions, however the images lie
         self.objective = LandslideObjective(size, **(self.hparams["loss"] or {}))
         self.val_confusion = MulticlassConfusionMatrix(size, ignore_index=-1)
 

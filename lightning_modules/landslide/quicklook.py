@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datamodules.landslide.prepared import CHANNELS_FILE, PreparedArea
-from ...datamodules.landslide.rasters import opened
-from .maps import NO_CLASS, bounded_cache
+from ...datamodules.landslide.rasters import bounded_cache, opened
+from .maps import NO_CLASS
 
 NODATA_GREY = "0.8"
 UNKNOWN_LAND = 0.75

@@ -12,11 +12,12 @@ from rasterio.transform import Affine
 from shapely import Point, box
 
 from stagewise.datamodules.errors import BadRowsError, DatasetNotFoundError, StagewiseError
+from stagewise.datamodules.landslide.aligned_raster import AlignedRaster
 from stagewise.datamodules.landslide.channel_maker import make_channels
 from stagewise.datamodules.landslide.channels import HYDROLOGY, TERRAIN, ChannelList
 from stagewise.datamodules.landslide.label_raster import make_labels
 from stagewise.datamodules.landslide.prepared import PreparedArea
-from stagewise.datamodules.landslide.rasters import Grid, read_grid
+from stagewise.datamodules.landslide.rasters import CACHE_BYTES, Grid, read_grid
 
 LEFT, TOP, CLASSES = 500_000.0, 3_700_000.0, ["low", "medium", "high"]
 GRID = Grid(rasterio.CRS.from_epsg(32642).to_wkt(), (10.0, 0.0, LEFT, 0.0, -10.0, TOP), 40, 30)
@@ -52,6 +53,20 @@ def test_a_raster_of_labels_is_kept_and_nodata_is_none(tmp_path):
     assert counts == {name: int((values == i).sum()) for i, name in enumerate(CLASSES, start=1)}
 
 
+def test_channels_and_labels_are_made_with_a_bounded_cache_of_gdal(tmp_path, monkeypatch):
+    limits, plain = [], AlignedRaster.read
+
+    def read(self, window):
+        limits.append(rasterio.env.getenv()["GDAL_CACHEMAX"])
+        return plain(self, window)
+
+    monkeypatch.setattr(AlignedRaster, "read", read)
+    for name in ("dtm", "labels"):
+        write(tmp_path / f"{name}.tif", np.ones((30, 40), "f4"))
+    make_labels(tmp_path, make_channels(tmp_path, ChannelList(["elevation"]), tmp_path), CLASSES, tmp_path / "out")
+    assert limits == [CACHE_BYTES] * 2 and CACHE_BYTES > 1_000_000  # rasterio takes bytes, and 128 of them are none
+
+
 def test_a_raster_on_another_grid_is_taken_to_the_grid(tmp_path):
     values = np.random.default_rng(0).integers(0, 4, (10, 10)).astype("u1")
     write(tmp_path / "labels.tif", values, size=20.0, left=LEFT + 100)
@@ -73,7 +88,7 @@ def test_rasters_without_use_are_refused(tmp_path, value, nodata, words):
     write(tmp_path / "labels.tif", np.full((30, 40), value, "u1"), nodata=nodata)
     with pytest.raises(StagewiseError, match=rf"labels\.tif.*{words}"):
         make_labels(tmp_path, GRID, CLASSES, tmp_path / "out")
-    assert not (tmp_path / "out" / "labels.tif").exists()
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("kept", [0, 1], ids=["nothing", "a part"])

@@ -1,10 +1,12 @@
 """From generated GeoTIFFs to batches, splits and a schema."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 
 from stagewise.datamodules import GeneratedLandslideDataModule, LandslideDataModule
@@ -138,6 +140,22 @@ def test_a_root_without_rasters_names_the_files(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds one of .*dtm\.tif"):
         LandslideDataModule(str(tmp_path / "empty")).prepare_data()
+
+
+def test_areas_of_unlike_pixels_are_refused(folder, tmp_path):
+    root = shutil.copytree(folder / "data", tmp_path / "data")
+    with rasterio.open(root / "alder" / "dtm.tif", "r+") as raster:
+        raster.transform = raster.transform @ rasterio.Affine.scale(0.5)
+    with pytest.raises(ValueError, match=r"the areas' pixels differ: alder 5 m, birch 10 m; resample"):
+        made(tmp_path).prepare_data()
+
+
+def test_a_bad_label_file_is_told_before_the_channels_are_made(folder, tmp_path):
+    root = shutil.copytree(folder / "data", tmp_path / "data")
+    (root / "alder" / "labels.tif").write_text("none")
+    with pytest.raises(ValueError, match=r"alder/labels\.tif cannot be read as a raster"):
+        made(tmp_path).prepare_data()
+    assert not list((tmp_path / "cache").rglob("*.tif*"))
 
 
 def test_setup_before_prepare_says_so(folder, tmp_path):

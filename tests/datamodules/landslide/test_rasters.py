@@ -82,6 +82,8 @@ def test_what_does_not_overlap_or_does_not_cover_is_refused(tmp_path):
         AlignedRaster(far, [1], grid)
     with pytest.raises(StagewiseError, match=r"half\.tif covers 5\d% of the reference grid"):
         AlignedRaster(half, [1], grid)
+    with pytest.raises(StagewiseError, match=r"nowhere\.tif has no CRS; give it its own"):
+        AlignedRaster(write(tmp_path / "nowhere.tif", np.zeros((30, 20), "f4"), crs=None), [1], grid)
 
 
 def test_a_missing_band_is_named_beside_those_that_are_there(tmp_path):

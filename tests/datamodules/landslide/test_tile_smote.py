@@ -2,7 +2,10 @@
 
 import json
 import logging
+import multiprocessing
+import os
 import shutil
+import signal
 import tracemalloc
 
 import numpy as np
@@ -11,7 +14,7 @@ from imblearn.over_sampling import SMOTE
 from sklearn.neighbors import NearestNeighbors
 
 from stagewise.datamodules.errors import StagewiseError
-from stagewise.datamodules.landslide import parent_tiles
+from stagewise.datamodules.landslide import parent_tiles, tile_smote
 from stagewise.datamodules.landslide.channels import LANDCOVER, ChannelList
 from stagewise.datamodules.landslide.parent_tiles import nearest
 from stagewise.datamodules.landslide.synthetic_tiles import SyntheticTiles
@@ -202,9 +205,35 @@ def test_a_failure_in_the_middle_leaves_nothing_and_the_next_run_makes_it(tmp_pa
 
     with pytest.raises(OSError, match="No space"):
         TileSmote(target_share=0.3).make(source(made, read=full_disk), tmp_path)
-    assert not list(tmp_path.iterdir())
-    assert len(TileSmote(target_share=0.3).make(source(made), tmp_path))
-    assert [path.suffix for path in tmp_path.iterdir()] == [""]
+    assert left_by(tmp_path) == []
+    made = TileSmote(target_share=0.3).make(source(made), tmp_path)
+    assert len(made) and left_by(tmp_path) == [made.folder.name]
+
+
+def left_by(folder):
+    return [path.name for path in folder.iterdir() if path.suffix != ".lock"]
+
+
+def test_a_killed_run_leaves_nothing_under_the_final_name_and_the_next_clears_up(tmp_path, monkeypatch):
+    calls = iter(range(9))
+
+    def dies(*arguments):
+        if next(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return between(*arguments)
+
+    monkeypatch.setattr(tile_smote, "between", dies)
+    train, smote = source(tiles()), TileSmote(target_share=0.3)
+    run = multiprocessing.get_context("fork").Process(target=smote.make, args=(train, tmp_path))
+    run.start()
+    run.join()
+    monkeypatch.undo()
+    (half,) = left_by(tmp_path)
+    assert run.exitcode == -signal.SIGKILL and half.endswith(".part")
+    other = TileSmote(target_share=0.4).make(train, tmp_path)  # not confused by what other settings left
+    made = smote.make(train, tmp_path)
+    assert sorted(left_by(tmp_path)) == sorted([made.folder.name, other.folder.name])
+    assert made.manifest == smote.make(train, tmp_path / "anew").manifest
 
 
 def test_only_rich_tiles_are_read(tmp_path):

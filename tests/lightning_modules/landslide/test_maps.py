@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from stagewise.datamodules.landslide.rasters import Grid
-from stagewise.lightning_modules.landslide import maps
 from stagewise.lightning_modules.landslide.maps import LayerFiles, class_colours, layer_values, make_cog, map_layers
 
 rasterio = pytest.importorskip("rasterio")
@@ -157,8 +156,3 @@ def test_gdal_running_out_of_space_is_an_oserror_that_says_what_to_do(tmp_path, 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir())
-
-
-def test_the_memory_of_gdal_is_bounded():
-    with maps.bounded_cache():
-        assert int(rasterio.env.getenv()["GDAL_CACHEMAX"]) == maps.CACHE_BYTES
