@@ -13,6 +13,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from .evaluation import counts
+
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val")
 
@@ -53,17 +55,18 @@ class RunReport(Checkpoint):
         self.seconds, self._began = 0.0, time.monotonic()
         self._handler: logging.Handler | None = None
         self.rows: list[dict[str, Any]] = []
-        self._finished = False
+        self._finished = self._evaluated = False
 
     # --- state ---
 
     def state_dict(self) -> dict[str, Any]:
         """The rows and the time so far, so that a resumed run continues the same table."""
-        return {"rows": self.rows, "seconds": self._elapsed()}
+        return {"rows": self.rows, "seconds": self._elapsed(), "evaluated": self._evaluated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues the table of the run that was resumed."""
         self.rows, self.seconds, self._began = list(state_dict["rows"]), state_dict["seconds"], time.monotonic()
+        self._evaluated = bool(state_dict.get("evaluated"))
 
     def _elapsed(self) -> float:
         return self.seconds + time.monotonic() - self._began
@@ -91,7 +94,9 @@ class RunReport(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Adds the epoch's rows and prints the block."""
         epoch, logged = trainer.current_epoch + 1, trainer.callback_metrics
-        for split in SPLITS:
+        splits = SPLITS if self._evaluated else SPLITS[:1]  # what an evaluation before this epoch logged is still there
+        self._evaluated = False
+        for split in splits:
             found = {column: logged[f"{split}/{name}"].item() for column, name in self._expand(logged, split)}
             if found:
                 self.rows.append({"epoch": epoch, "split": split, **found})
@@ -131,7 +136,8 @@ class RunReport(Checkpoint):
     # --- the end ---
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """After the closing validation of the best checkpoint, asks the module for its pictures."""
+        """Notes an evaluation; after the closing one of the best checkpoint, asks the module for its pictures."""
+        self._evaluated |= counts(trainer)
         draw = getattr(pl_module, "draw_report", None)
         if trainer.state.fn == "validate" and trainer.is_global_zero and callable(draw):
             draw(self.dirpath)
