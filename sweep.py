@@ -4,17 +4,19 @@ import csv
 import json
 import logging
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 log = logging.getLogger("stagewise.sweep")
 _OWN_COLUMNS = ("job", "status", "monitor", "mode", "score", "run_dir")
+_FOLD = "datamodule.fold"
 _OWN_FOLDER = "run_dir=${hydra:runtime.output_dir}"
 
 
@@ -86,6 +88,8 @@ class SweepReport(Callback):
             for row in summary:
                 log.info("mean over %s: %s", ", ".join(repeated), " ".join(f"{k}={_short(v)}" for k, v in row.items()))
             log.info("written: %s", folder / "sweep_summary.csv")
+        if config.get("pooled"):
+            pool_folds(rows, folder, instantiate(config.pooled))
 
 
 def figures_of_run(run_dir: str, names: Iterable[str]) -> dict[str, float]:
@@ -102,12 +106,8 @@ def summarise(rows: list[dict[str, Any]], repeated: list[str]) -> list[dict[str,
     >>> summarise(runs, ["seed"])
     [{'lr': 'a', 'runs': 2, 'score mean': 2.0, 'score sd': 1.4142135623730951}]
     """
-    groups: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        own = tuple((k, v) for k, v in row.items() if isinstance(v, str) and k not in (*repeated, *_OWN_COLUMNS))
-        groups.setdefault(own, []).append(row)
     summary = []
-    for own, members in groups.items():
+    for own, members in alike(rows, repeated).items():
         numbers = {k: [m[k] for m in members if isinstance(m.get(k), float)] for k in members[0]}
         figures: dict[str, Any] = {}
         for key, values in numbers.items():
@@ -116,6 +116,24 @@ def summarise(rows: list[dict[str, Any]], repeated: list[str]) -> list[dict[str,
                 figures[f"{key} sd"] = statistics.stdev(values) if len(values) > 1 else None
         summary.append({**dict(own), "runs": len(members), **figures})
     return summary
+
+
+def pool_folds(rows: list[dict[str, Any]], folder: Path, pool: Callable[[list[str], str], Any]) -> None:
+    """Calls ``pool(run folders, output folder)`` for the finished runs that differ in their fold alone."""
+    groups = alike([row for row in rows if row["status"] == "done" and _FOLD in row], [_FOLD])
+    for number, members in enumerate(groups.values()):
+        if len(members) > 1:
+            name = "pooled" if len(groups) == 1 else f"pooled_{number}"
+            pool([row["run_dir"] for row in sorted(members, key=lambda row: row["job"])], str(folder / name))
+
+
+def alike(rows: list[dict[str, Any]], repeated: list[str]) -> dict[tuple[tuple[str, str], ...], list[dict[str, Any]]]:
+    """The runs with the same settings but for ``repeated``, by these settings."""
+    groups: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        own = tuple((k, v) for k, v in row.items() if isinstance(v, str) and k not in (*repeated, *_OWN_COLUMNS))
+        groups.setdefault(own, []).append(row)
+    return groups
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
