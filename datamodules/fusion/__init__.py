@@ -1,0 +1,1 @@
+"""Fusion: rows of metadata with pictures, grouped by patient."""
