@@ -7,7 +7,7 @@ PACKAGES := stagewise.callbacks stagewise.datamodules stagewise.lightning_module
 IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder  # tests that share what one of them trained stay together
 PHASES := geopak_phase0,geopak_phase1,geopak_phase2
 
-.PHONY: setup demo demo-drains demo-landslide test test-all lint lock clean
+.PHONY: setup demo demo-drains demo-fusion demo-landslide test test-all lint lock clean
 
 setup: $(READY)
 
@@ -30,6 +30,9 @@ demo-drains: $(READY)
 	$(PYTHON) train.py experiment=drains_clip demo=drains
 	$(PYTHON) predict.py checkpoint=$(DEMO)/drains_clip/drains_clip_best.ckpt detections=data/demo/drains/labels \
 	  'input=data/demo/drains/images/site14_*' output=$(DEMO)/drains_clip/predictions  # a place of the test
+
+demo-fusion: $(READY)
+	$(PYTHON) train.py -m experiment=fusion_v5 demo=fusion datamodule.fold=0,1,2
 
 demo-landslide: $(READY)
 	$(PYTHON) train.py experiment=landslide_v25 demo=landslide

@@ -5,15 +5,24 @@ from typing import Any
 
 from ..datamodules.errors import CheckpointError
 from .drains.module import DrainModule
+from .fusion.module import FusionModule
 from .geolocation.module import GeolocationModule
 from .landslide.module import LandslideModule
 from .metrics import Quantile
 from .optim import GroupedOptimizer
 from .start import read_checkpoint
 
-__all__ = ["DrainModule", "GeolocationModule", "GroupedOptimizer", "LandslideModule", "Quantile", "load_module"]
+__all__ = [
+    "DrainModule",
+    "FusionModule",
+    "GeolocationModule",
+    "GroupedOptimizer",
+    "LandslideModule",
+    "Quantile",
+    "load_module",
+]
 
-_TASKS = {task.__name__: task for task in (DrainModule, GeolocationModule, LandslideModule)}
+_TASKS = {task.__name__: task for task in (DrainModule, FusionModule, GeolocationModule, LandslideModule)}
 
 
 def load_module(path: str | Sequence[str]) -> Any:

@@ -13,6 +13,7 @@ EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 GROUPS = ("trainer", "logger", "datamodule", "lightning_module", "optimizer", "callbacks")
 OPTIMIZER_GROUPS = {
     "drains": {"vision"},
+    "fusion": {"image"},
     "geopak": {"heads", "embeddings", "fusion", "clip", "scene"},
     "landslide": {"encoder", "attention", "decoder", "head"},
 }
@@ -51,7 +52,7 @@ def test_every_experiment_composes_and_its_targets_resolve(experiment, demo):
 
 @pytest.mark.parametrize(("group", "leaf"), LEAVES, ids=lambda x: x)
 def test_every_leaf_composes(group, leaf):
-    of_leaf = {"landslide": "landslide_v25", "drains": "drains_clip"}
+    of_leaf = {"landslide": "landslide_v25", "drains": "drains_clip", "fusion": "fusion_v5"}
     cfg = composed(experiment=of_leaf.get(leaf, "geopak_phase2"), **{group: leaf})
     assert targets(cfg[group])
 
@@ -85,6 +86,20 @@ def test_every_mode_of_drains_opens_groups_that_its_optimizer_has(mode, demo):
     }
     rates = {name: group["lr"] * group.get("lr_scale", 1.0) for name, group in optimizer.groups.items()}
     assert all(rates[group] > 0 for group in opened) == (mode != "zero_shot")
+
+
+@pytest.mark.parametrize("rule", sorted(p.stem for p in (CONF / "rule").glob("*.yaml")))
+def test_every_rule_of_fusion_opens_groups_that_its_optimizer_has(rule):
+    cfg = composed(experiment="fusion_v5", rule=rule)
+    opened = {group for stage in cfg.stages.values() for group in stage.open}
+    assert cfg.lightning_module.rule.kind == rule and opened == set(instantiate(cfg.optimizer).groups)
+    assert opened == ({"image", "head"} if rule == "concat" else {"image"})
+
+
+@pytest.mark.parametrize("modality", ["image", "metadata"])
+def test_one_modality_of_fusion_starts_from_nothing(modality):
+    cfg = composed(experiment="fusion_v5", **{"lightning_module.modality": modality})
+    assert cfg.name == f"fusion_{modality}" and cfg.first is None and len(cfg.stages) == 1
 
 
 @pytest.mark.parametrize(("name", "more"), [("evaluate", {}), ("predict", {"input": "in"}), ("export", {})])

@@ -1,0 +1,1 @@
+"""Fusion: a forest on metadata, a network on pictures, and rules that join them."""
