@@ -88,6 +88,8 @@ class SweepReport(Callback):
             for row in summary:
                 log.info("mean over %s: %s", ", ".join(repeated), " ".join(f"{k}={_short(v)}" for k, v in row.items()))
             log.info("written: %s", folder / "sweep_summary.csv")
+        for line in differences(rows, dict(config.get("beside") or {})):
+            log.info("%s", line)
         if config.get("pooled"):
             pool_folds(rows, folder, instantiate(config.pooled))
 
@@ -116,6 +118,25 @@ def summarise(rows: list[dict[str, Any]], repeated: list[str]) -> list[dict[str,
                 figures[f"{key} sd"] = statistics.stdev(values) if len(values) > 1 else None
         summary.append({**dict(own), "runs": len(members), **figures})
     return summary
+
+
+def differences(rows: list[dict[str, Any]], beside: dict[str, str]) -> list[str]:
+    """How far the test figures of each run lie from those of the run that ``beside`` names, of the same other settings.
+
+    >>> runs = [{"trap": "none", "test/kappa": 0.25}, {"trap": "row_split", "test/kappa": 0.5}]
+    >>> differences(runs, {"trap": "none"})
+    ['trap=row_split beside none: test/kappa 0.5000 (+0.2500)']
+    """
+    lines = []
+    for key, plain in beside.items():
+        for members in alike(rows, [key]).values():
+            base: dict[str, Any] = next((row for row in members if row.get(key) == plain), {})
+            for row in members:
+                figures = [name for name in row if name.startswith("test/") and name in base]
+                found = [f"{name} {row[name]:.4f} ({row[name] - base[name]:+.4f})" for name in figures]
+                if row is not base and found:
+                    lines.append(f"{key}={row.get(key)} beside {plain}: {', '.join(found)}")
+    return lines
 
 
 def pool_folds(rows: list[dict[str, Any]], folder: Path, pool: Callable[[list[str], str], Any]) -> None:
