@@ -32,7 +32,7 @@ demo-drains: $(READY)
 	  'input=data/demo/drains/images/site14_*' output=$(DEMO)/drains_clip/predictions  # a place of the test
 
 demo-fusion: $(READY)
-	$(PYTHON) train.py -m experiment=fusion_v5 demo=fusion datamodule.fold=0,1,2
+	$(PYTHON) train.py experiment=fusion_v5 demo=fusion
 
 demo-landslide: $(READY)
 	$(PYTHON) train.py experiment=landslide_v25 demo=landslide

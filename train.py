@@ -33,7 +33,8 @@ def run(cfg: DictConfig) -> float | None:
     if cfg.get("first") and not cfg.start_from:
         cfg.start_from = first_checkpoint(cfg, run)
     check_start(cfg)
-    for expected in ("in eval mode at the start of training", "LeafSpec"):  # frozen on purpose; Lightning's own use
+    # frozen on purpose; Lightning's own use; a model without parameters
+    for expected in ("in eval mode at the start of training", "LeafSpec", ".configure_optimizers. returned .None."):
         warnings.filterwarnings("ignore", message=f".*{expected}")
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule, module = instantiate(cfg.datamodule), instantiate(cfg.lightning_module)
