@@ -54,6 +54,8 @@ def run(cfg: DictConfig) -> float | None:
         score = trainer.callback_metrics[cfg.monitor.name].item()
         if callable(finish := getattr(module, "finish", None)):
             finish(trainer, datamodule, best, cfg.run_dir)  # what only a finished model can have, such as a calibration
+    for summary in (c.stage_summary() for c in callbacks if hasattr(c, "stage_summary")):
+        log.info("%s", summary)
     for flag in (c.reason for c in callbacks if getattr(c, "red_flag", False) and c.reason):
         log.error("%s ended by a red flag: %s", cfg.name, flag)
     return score

@@ -162,6 +162,21 @@ class StageProgress:
         self.stage_best, self.best_before = self.best, None
         self.record(stage, trainable=0, epochs=0, outcome="evaluated", ended=NOTHING_TRAINS)
 
+    def summary(self, monitor: str) -> str:
+        """What each stage reached and gained, in one line.
+
+        >>> progress = StageProgress("max")
+        >>> progress.records = [{"stage": "all", "best": 0.5, "gain": 0.125, "outcome": "kept"}]
+        >>> progress.summary("val/kappa")
+        'stages by val/kappa: all 0.5 (+0.125, kept)'
+        """
+        found = []
+        for row in self.records:
+            best = "-" if row["best"] is None else f"{row['best']:.4g}"
+            gain = "" if row["gain"] is None else f"{row['gain']:+.4g}, "
+            found.append(f"{row['stage']} {best} ({gain}{row['outcome']})")
+        return f"stages by {monitor}: {', '.join(found)}"
+
     def finish(self, stage: Stage, ended: str, monitor: str) -> None:
         """Writes down why the fit ends here."""
         self.finished = True

@@ -101,6 +101,10 @@ class StagedUnfreezing(Callback):
         """A line for each stage that is over: stage, open, trainable, epochs, best, gain, outcome, ended by."""
         return list(self.progress.records)
 
+    def stage_summary(self) -> str:
+        """What each stage reached and gained, in one line."""
+        return self.progress.summary(self.monitor)
+
     def has_ended(self, name: str) -> bool:
         """Whether that stage is over."""
         return self.progress.finished or self.progress.index > stage_index(self.stages, name)

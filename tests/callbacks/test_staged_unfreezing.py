@@ -433,6 +433,7 @@ def test_a_stage_that_trains_nothing_is_one_evaluation_that_the_next_has_to_beat
     assert (first["outcome"], first["best"], first["trainable"], first["epochs"]) == ("evaluated", 1.0, 0, 0)
     assert (second["outcome"], second["gain"]) == ("rolled back", -2.0) and tiny.same(before, tiny.weights(module))
     assert (seen.batches, seen.evaluations) == (8, 3)
+    assert stages.stage_summary() == "stages by val/score: frozen 1 (evaluated), heads 3 (-2, rolled back)"
 
 
 def test_a_plan_that_trains_nothing_at_all_ends_before_the_first_batch(tiny, staged, tmp_path):
