@@ -96,6 +96,20 @@ def test_every_rule_of_fusion_opens_groups_that_its_optimizer_has(rule):
     assert opened == ({"image", "head"} if rule == "concat" else {"image"})
 
 
+def test_the_sanity_runs_of_fusion_are_one_command_with_every_trap():
+    cfg = composed(experiment="fusion_sanity")
+    traps = {p.stem for p in (CONF / "trap").glob("*.yaml")}
+    assert cfg.hydra.mode.name == "MULTIRUN" and set(cfg.hydra.sweeper.params.trap.split(",")) == traps
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    for trap in traps - {"none"}:
+        other = OmegaConf.to_container(composed(experiment="fusion_sanity", trap=trap), resolve=False)
+        assert {key for key in plain if plain[key] != other[key]} - {"hydra"} in (
+            {"datamodule"},
+            {"lightning_module"},
+            {"lightning_module", "first"},
+        )
+
+
 @pytest.mark.parametrize("modality", ["image", "metadata"])
 def test_one_modality_of_fusion_starts_from_nothing(modality):
     cfg = composed(experiment="fusion_v5", **{"lightning_module.modality": modality})
