@@ -40,7 +40,8 @@ class SweepReport(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Adds the folder override where something else than the experiment is swept."""
         overrides = OmegaConf.to_container(config.hydra.overrides.task)
-        if set(swept_keys(overrides)) - {"experiment"}:  # type: ignore[arg-type]
+        own = config.hydra.sweeper.get("params") or {}  # what an experiment sweeps by itself
+        if {*swept_keys(overrides), *own} - {"experiment"}:  # type: ignore[arg-type]
             with open_dict(config):
                 config.hydra.overrides.task.append(_OWN_FOLDER)
 

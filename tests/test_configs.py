@@ -8,6 +8,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from stagewise.sweep import SweepReport
+
 CONF = Path(__file__).resolve().parents[1] / "conf"
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 GROUPS = ("trainer", "logger", "datamodule", "lightning_module", "optimizer", "callbacks")
@@ -100,6 +102,10 @@ def test_the_sanity_runs_of_fusion_are_one_command_with_every_trap():
     cfg = composed(experiment="fusion_sanity")
     traps = {p.stem for p in (CONF / "trap").glob("*.yaml")}
     assert cfg.hydra.mode.name == "MULTIRUN" and set(cfg.hydra.sweeper.params.trap.split(",")) == traps
+    hydra = {"overrides": {"task": ["experiment=fusion_sanity"]}, "sweeper": {"params": dict(cfg.hydra.sweeper.params)}}
+    multirun = OmegaConf.create({"hydra": hydra})
+    SweepReport().on_multirun_start(multirun)
+    assert len(multirun.hydra.overrides.task) == 2  # each trap has a folder of its own
     plain = OmegaConf.to_container(cfg, resolve=False)
     for trap in traps - {"none"}:
         other = OmegaConf.to_container(composed(experiment="fusion_sanity", trap=trap), resolve=False)
