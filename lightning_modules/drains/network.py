@@ -1,7 +1,7 @@
 """Crop of an object -> logits of its classes."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -82,9 +82,15 @@ class DrainNetwork(nn.Module):
         return probe
 
     def freeze(self) -> None:
-        """From now on the image tower answers in half precision where that is faster; for use, not for training."""
+        """Until it trains again, the image tower answers in half precision where that is faster."""
         if self.adapters is None:
             self._frozen = FrozenCopy(self.visual)
+
+    def train(self, mode: bool = True) -> Self:
+        """Drops the frozen copy: it would hide the gradient."""
+        if mode:
+            self._frozen = None
+        return super().train(mode)
 
     def embed(self, image: Tensor) -> Tensor:
         """(B, 3, S, S) in [0, 1] -> (B, D) of length 1."""

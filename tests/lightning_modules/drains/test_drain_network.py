@@ -130,4 +130,6 @@ def test_a_frozen_tower_answers_in_half_precision_where_that_is_faster(make, bat
     seen = exact.isfinite()
     assert half.dtype == torch.float32 and not torch.equal(half, exact)
     torch.testing.assert_close(half[seen], exact[seen], rtol=0.05, atol=0.2)
+    network.train()
+    assert network(batch)["logits"].requires_grad
     assert all(value.dtype == torch.float32 for value in network.state_dict().values() if value.is_floating_point())
