@@ -10,7 +10,10 @@ from stagewise.train import given, one_line_errors
 def run(cfg: DictConfig) -> int:
     """Writes the answers into ``output`` and returns how many there are."""
     module = instantiate(cfg.module)
-    answers = module.predict_folder(cfg.input, cfg.output, **given(cfg.options))
+    device = instantiate(cfg.trainer, logger=False, enable_checkpointing=False).strategy.root_device
+    for member in getattr(module, "members", [module]):
+        member.to(device)
+    answers = module.predict_folder(cfg.input, cfg.output, **given(cfg.options, module.predict_folder))
     print(f"{len(answers)} answered; written to {cfg.output}")
     return len(answers)
 

@@ -34,10 +34,14 @@ def clear_gradients(module: nn.Module) -> None:
 
 
 def rewrap(trainer: Trainer) -> None:
-    """Builds the DDP wrapper anew: it reduces only the parameters that were trainable when it was built."""
-    strategy = trainer.strategy
-    if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
-        strategy.model = trainer.lightning_module
+    """Builds the DDP wrapper anew: it reduces only the parameters that were trainable when it was built.
+
+    Where none is, there is nothing to reduce, and torch refuses to wrap.
+    """
+    strategy, module = trainer.strategy, trainer.lightning_module
+    wrapped = isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel)
+    if wrapped and any(parameter.requires_grad for parameter in module.parameters()):
+        strategy.model = module
         strategy.configure_ddp()
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler, get_worker_info
 
 from .errors import DataMismatchError, StagewiseError
-from .samplers import rank_and_world
+from .ranks import rank_and_world, slice_of_rank
 
 
 class ResumableDataLoader(DataLoader[Any]):
@@ -21,8 +21,9 @@ class ResumableDataLoader(DataLoader[Any]):
 
     The order of an epoch is a function of (seed, epoch) whatever the sampler, and what samples draw from Python's,
     NumPy's and torch's generators is one of (seed, rank, epoch, batch), with any number of workers. Batches that were
-    seen are skipped as indices: nothing of them is loaded. Lightning sets the epoch and, under DDP, puts a distributed
-    sampler around this one's.
+    seen are skipped as indices: nothing of them is loaded. Lightning sets the epoch. Under DDP each process takes its
+    part of every batch, so ``batch_size`` is that of all processes; where Lightning puts a distributed sampler around
+    this one's, it is that of each.
 
     Args:
         dataset: map-style.
@@ -33,7 +34,7 @@ class ResumableDataLoader(DataLoader[Any]):
 
     Raises:
         StagewiseError: an iterable data set, no batch size, a batch sampler that no ``set_epoch`` reaches, or several
-            processes that would see the same samples.
+            processes that cannot share the batches evenly.
         DataMismatchError: from ``load_state_dict``, with each difference.
 
     >>> def made():
@@ -107,14 +108,14 @@ class ResumableDataLoader(DataLoader[Any]):
     def remaining(self) -> Iterator[Any]:
         """The batches of indices from the present position on, each with the key of its random numbers."""
         epoch, (rank, world) = self._epoch, rank_and_world()
-        if world > 1 and isinstance(self._order, ReplayableSampler):  # Lightning would have put its own around it
-            raise StagewiseError(
-                f"each of the {world} processes would see the same samples; pass Trainer(use_distributed_sampler=True) "
-                "or a `batch_sampler` that divides them, such as GroupBalancedBatchSampler."
-            )
         batches: Any = self.batch_sampler
+        own = slice(None)
+        if world > 1 and isinstance(self._order, ReplayableSampler):  # all processes draw the same order
+            if not batches.drop_last:
+                raise StagewiseError(f"{world} processes cannot share an incomplete last batch; pass drop_last=True.")
+            own = slice_of_rank("batch_size", batches.batch_size, rank, world)
         for number, indices in enumerate(islice(batches, self._batch, None), self._batch):
-            yield _Batch(indices, (self.seed, rank, epoch, number))
+            yield _Batch(indices[own], (self.seed, rank, epoch, number))
 
 
 class ReplayableSampler(Sampler[int]):

@@ -3,17 +3,16 @@
 import hashlib
 import json
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from ..base import GeneratedMixin, TaskDataModule
 from ..errors import BadRowsError, StagewiseError
 from ..images import photometric
 from ..loaders import ResumableDataLoader
@@ -42,7 +41,7 @@ MOVES, LIGHT = ("flip", "zoom", "shift"), ("jitter", "gamma", "noise")
 _EVAL_BATCH = 64
 
 
-class DrainDataModule(L.LightningDataModule):
+class DrainDataModule(TaskDataModule):
     """A YOLO folder -> objects with their crops, in splits by location, and what a model must know of them.
 
     Args:
@@ -106,6 +105,7 @@ class DrainDataModule(L.LightningDataModule):
         self.schema = self.schema or describe(self.splits, self.split_options, self.image)
         sizes = (f"{name} {len(part)} objects in {len(part.paths)} pictures" for name, part in self.splits.items())
         log.info("drains: %s", "; ".join(sizes))
+        self.check_processes()
 
     def adopt(self, schema: dict[str, Any]) -> None:
         """Takes a checkpoint's splits, statistics and crops, so that nothing is fitted."""
@@ -181,16 +181,17 @@ class DrainDataModule(L.LightningDataModule):
         one_group = np.zeros(len(rows), np.int64)
         sampler = GroupBalancedBatchSampler(one_group, {0: size}, length, seed=self.seed, keyed=True)
         own = {"batch_sampler": sampler, "seed": self.seed, "data_key": self.data_key()}
-        return self._loader(self.dataset("train", rows), ResumableDataLoader, **own)
+        return self.make_loader(self.dataset("train", rows), ResumableDataLoader, **own)
 
     def data_key(self) -> str:
-        """Names train and what is shown of it: other data, another key."""
-        content = [self.table("train").content_key(), {key: self.image[key] for key in (*SEEN, *MOVES)}, self.rare]
+        """Names train and val and what is shown of them: other data, another key."""
+        tables = [self.table(name).content_key() for name in ("train", "val")]
+        content = [tables, {key: self.image[key] for key in (*SEEN, *MOVES)}, self.rare]
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The whole of val, in order."""
-        return self.split_dataloader("val")
+        """The whole of val, in order, shared out over the processes."""
+        return self.shared_loader(self.dataset("val"), _EVAL_BATCH)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """The split ``test_split``, in order."""
@@ -198,13 +199,7 @@ class DrainDataModule(L.LightningDataModule):
 
     def split_dataloader(self, name: str) -> DataLoader[Any]:
         """Any split by name, in order and without augmentation."""
-        return self._loader(self.dataset(name), DataLoader, batch_size=_EVAL_BATCH)
-
-    def _loader(self, dataset: DrainDataset, kind: Any, **options: Any) -> DataLoader[Any]:
-        workers = int(self.loader["num_workers"])
-        shared = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
-        loader: DataLoader[Any] = kind(dataset, **shared, **options)
-        return loader
+        return self.make_loader(self.dataset(name), batch_size=_EVAL_BATCH)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """uint8 -> float in [0, 1]; photometric augmentation of training batches, the same light in both views."""
@@ -219,28 +214,18 @@ class DrainDataModule(L.LightningDataModule):
         return batch
 
 
-class GeneratedDrainDataModule(DrainDataModule):
-    """The same on generated pictures, for demonstrations and tests.
+class GeneratedDrainDataModule(GeneratedMixin, DrainDataModule):
+    """The same on generated pictures, for demonstrations and tests; see :func:`write_generated_drains`."""
 
-    Args:
-        generated: ``{root, …}`` and arguments of :func:`write_generated_drains`. The pictures are written when ``root``
-            is that folder and holds none; any other ``root`` must exist, so a mistyped path is an error.
-        options: of :class:`DrainDataModule`.
-    """
+    def is_written(self) -> bool:
+        """Whether there is a YOLO folder."""
+        return (self.root / "data.yaml").is_file()
 
-    def __init__(self, root: str, generated: dict[str, Any], **options: Any) -> None:
-        super().__init__(root, **options)
-        self.generated = dict(generated)
-
-    def prepare_data(self) -> None:
-        """Writes the generated pictures once."""
+    def write(self, **options: Any) -> None:
+        """Writes pictures, labels and locations."""
         from .generated import write_generated_drains
 
-        options = dict(self.generated)
-        target = options.pop("root")
-        if os.path.abspath(target) == os.path.abspath(self.root) and not (self.root / "data.yaml").is_file():
-            log.info("writing generated pictures of drains to %s", self.root)
-            write_generated_drains(self.root, **options)
+        write_generated_drains(self.root, **options)
 
     def caption_pairs(self, count: int, seed: int, px: int) -> tuple[NDArray[np.uint8], list[str]]:
         """Crops and captions of another generated world; see :func:`~.generated_captions.caption_pairs`."""

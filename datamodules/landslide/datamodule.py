@@ -3,15 +3,13 @@
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-import torch
 from filelock import FileLock
 from torch.utils.data import DataLoader, RandomSampler
 
+from ..base import GeneratedMixin, TaskDataModule
 from ..errors import StagewiseError
 from ..loaders import ResumableDataLoader
 from ..settings import settings_of
@@ -42,7 +40,7 @@ KNOWN: dict[str, dict[str, Any]] = {
 }
 
 
-class LandslideDataModule(L.LightningDataModule):
+class LandslideDataModule(TaskDataModule):
     """Rasters -> channels and labels on disk -> buffered splits -> train tiles, and what a model must know of them.
 
     Args:
@@ -130,6 +128,7 @@ class LandslideDataModule(L.LightningDataModule):
             self.schema = self._make_schema(self.splits)
         elif self.splits is None:
             self.splits = SpatialSplits.from_plain(self.schema["splits"])
+        self.check_processes()
 
     def adopt(self, schema: dict[str, Any]) -> None:
         """Takes a checkpoint's splits and statistics, so that nothing is fitted."""
@@ -209,39 +208,24 @@ class LandslideDataModule(L.LightningDataModule):
             counts = dataset.tiles.counts
             sampler = rare_class_sampler(counts, self._rare_position(), draws=draws, **self.rare["sampler"])
         own = {"sampler": sampler, "seed": self.seed, "data_key": self.data_key(), "drop_last": True}
-        return self._loader(dataset, ResumableDataLoader, **own)
+        return self.make_loader(dataset, ResumableDataLoader, batch_size=int(self.loader["batch_size"]), **own)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The labelled pixels of val, each once."""
+        """The labelled pixels of val, each once, its tiles shared out over the processes."""
         assert self.splits is not None
-        return self._loader(TileDataset(self.areas, self.table("val"), self.splits), DataLoader)
-
-    def _loader(self, dataset: TileDataset, kind: Any, **options: Any) -> DataLoader[Any]:
-        workers = int(self.loader["num_workers"])
-        shared = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
-        loader: DataLoader[Any] = kind(dataset, batch_size=int(self.loader["batch_size"]), **shared, **options)
-        return loader
+        dataset = TileDataset(self.areas, self.table("val"), self.splits)
+        return self.shared_loader(dataset, int(self.loader["batch_size"]))
 
 
-class GeneratedLandslideDataModule(LandslideDataModule):
-    """The same on generated terrain, for demonstrations and tests.
+class GeneratedLandslideDataModule(GeneratedMixin, LandslideDataModule):
+    """The same on generated terrain, for demonstrations and tests; see :func:`write_generated_landslides`."""
 
-    Args:
-        generated: ``{root, …}`` and arguments of :func:`write_generated_landslides`. The terrain is written when
-            ``root`` is that folder; any other ``root`` must exist, so a mistyped path is an error.
-        options: of :class:`LandslideDataModule`.
-    """
+    def is_written(self) -> bool:
+        """Never: what is there is looked at area by area."""
+        return False
 
-    def __init__(self, root: str, generated: dict[str, Any], **options: Any) -> None:
-        super().__init__(root, **options)
-        self.generated = dict(generated)
-
-    def prepare_data(self) -> None:
-        """Writes the generated areas that are not there yet, then goes on as with real ones."""
+    def write(self, **options: Any) -> None:
+        """Writes the areas that are not there yet."""
         from .generated import write_generated_landslides
 
-        options = dict(self.generated)
-        target = options.pop("root")
-        if os.path.abspath(target) == os.path.abspath(self.root):
-            write_generated_landslides(self.root, **options)
-        super().prepare_data()
+        write_generated_landslides(self.root, **options)

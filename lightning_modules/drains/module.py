@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ...datamodules.errors import CheckpointError, StagewiseError
+from ..base import EACH_STEP, TaskModule
 from ..metrics import PredictionTable
 from ..start import rank_zero_first
 from . import evaluation, export_cost, serving
@@ -22,7 +22,7 @@ from .scores import confusions, scores
 log = logging.getLogger(__name__)
 
 
-class DrainModule(L.LightningModule):
+class DrainModule(TaskModule):
     """Trains a :class:`DrainNetwork`: which condition is the object in, whose type a detector has said.
 
     The network is built in ``setup`` from the data module's schema, or from a checkpoint.
@@ -62,11 +62,6 @@ class DrainModule(L.LightningModule):
         """As they stand in metric names."""
         return [name.replace(" ", "_") for name in self.schema["classes"]]
 
-    @property
-    def data(self) -> Any:
-        """The data module of the trainer."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
-
     def setup(self, stage: str) -> None:
         """Builds the network for the data's features."""
         if not self.schema:
@@ -95,12 +90,6 @@ class DrainModule(L.LightningModule):
         self.val_confusion = MulticlassConfusionMatrix(len(schema["classes"]))
         self.table = PredictionTable(("label", "picture", "logits"))
 
-    def configure_optimizers(self) -> Any:
-        """What the :class:`GroupedOptimizer` makes of this module."""
-        if self.optimizer is None:
-            raise StagewiseError("the module has no optimizer; pass optimizer=GroupedOptimizer(...).")
-        return self.optimizer(self)
-
     def on_fit_start(self) -> None:
         """Says how the imbalance is corrected; answers val and test once before anything is trained."""
         log.info("imbalance is corrected by: %s", " and ".join(self.schema["corrections"]) or "nothing")
@@ -116,9 +105,7 @@ class DrainModule(L.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch of objects."""
         loss: Tensor = self.objective(self.network(batch)["logits"], batch["label"])
-        self.log(
-            "train/loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=len(batch["label"])
-        )
+        self.log("train/loss", loss.detach(), batch_size=len(batch["label"]), **EACH_STEP)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -138,8 +125,7 @@ class DrainModule(L.LightningModule):
         rows = {name: value.numpy() for name, value in self.table.compute().items()}
         self.table.reset()
         found = scores(confusions(rows["label"], rows["logits"].argmax(1), rows["picture"]).sum(0))
-        values = {f"val/{name}": torch.tensor(float(value), dtype=torch.float32) for name, value in found.items()}
-        self.log_dict({name: value for name, value in values.items() if not value.isnan()})
+        self.log_figures("val", {name: value for name, value in found.items() if value == value})  # without NaN
 
     # --- checkpoints ---
 

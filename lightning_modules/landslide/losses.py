@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 MIN_REST = 1e-7  # of 1 - p: below it, powers smaller than 1 have no finite slope
 
@@ -77,9 +78,45 @@ def dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
     >>> round(dice_loss(torch.tensor([[[[9.0, -9.0, 3.0]], [[-9.0, 9.0, 0.0]]]]), mask).item(), 4)
     0.0
     """
+    return _dice_of(_dice_sums(logits, mask))
+
+
+class DiceOfAll(Metric):
+    """The same loss over all batches and processes: a mean of the batches' losses would depend on how they are cut.
+
+    Args:
+        classes: K.
+
+    >>> loss, mask = DiceOfAll(2), torch.tensor([[[0, 1, -1]]])
+    >>> loss.update(torch.tensor([[[[9.0, -9.0, 3.0]], [[-9.0, 9.0, 0.0]]]]), mask)
+    >>> round(loss.compute().item(), 4)
+    0.0
+    """
+
+    full_state_update = False
+    sums: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.add_state("sums", default=torch.zeros(3, classes), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, mask: Tensor) -> None:
+        """Adds a batch; see :func:`dice_loss`."""
+        self.sums += _dice_sums(logits.detach().float(), mask)
+
+    def compute(self) -> Tensor:
+        """The loss as a scalar."""
+        return _dice_of(self.sums)
+
+
+def _dice_sums(logits: Tensor, mask: Tensor) -> Tensor:
+    """(3, K): what prediction and truth share, the predicted, the true."""
     truth = shares_of(mask, logits.shape[1])
     p = logits.softmax(1) * (mask >= 0).unsqueeze(1)
-    total = truth.sum((0, 2, 3))  # (K,)
-    dice = 2 * (p * truth).sum((0, 2, 3)) / (p.sum((0, 2, 3)) + total).clamp(min=MIN_REST)
-    there = (total > 0).to(dice.dtype)
-    return ((1 - dice) * there).sum() / there.sum().clamp(min=1)
+    return torch.stack([part.sum((0, 2, 3)) for part in (p * truth, p, truth)])
+
+
+def _dice_of(sums: Tensor) -> Tensor:
+    shared, predicted, true = sums
+    there = (true > 0).to(sums.dtype)
+    return ((1 - 2 * shared / (predicted + true).clamp(min=MIN_REST)) * there).sum() / there.sum().clamp(min=1)

@@ -7,10 +7,14 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torch.nn import ModuleDict
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from ...datamodules.errors import CheckpointError, StagewiseError
+from ...datamodules.errors import CheckpointError
+from ..base import EACH_STEP, TaskModule
 from . import finishing, fitting, mapping
+from .losses import DiceOfAll
 from .network import LandslideNetwork
 from .objective import LandslideObjective
 from .scores import confusion_scores
@@ -18,7 +22,7 @@ from .scores import confusion_scores
 log = logging.getLogger(__name__)
 
 
-class LandslideModule(L.LightningModule):
+class LandslideModule(TaskModule):
     """Trains a :class:`LandslideNetwork` and turns rasters into calibrated maps.
 
     The network is built in ``setup`` from the data module's schema, or from a checkpoint.
@@ -84,40 +88,38 @@ class LandslideModule(L.LightningModule):
         self.network = network.to(memory_format=torch.channels_last)  # faster convolutions, however the images lie
         self.objective = LandslideObjective(size, **(self.hparams["loss"] or {}))
         self.val_confusion = MulticlassConfusionMatrix(size, ignore_index=-1)
-
-    def configure_optimizers(self) -> Any:
-        """What the :class:`GroupedOptimizer` makes of this module."""
-        if self.optimizer is None:
-            raise StagewiseError("the module has no optimizer; pass optimizer=GroupedOptimizer(...).")
-        return self.optimizer(self)
+        means = {"focal": MeanMetric(), "ordinal": MeanMetric()}  # over labelled pixels
+        self.val_losses: Any = ModuleDict({**means, "dice": DiceOfAll(size)})
 
     # --- steps ---
 
-    def _step(self, batch: dict[str, Tensor], prefix: str) -> tuple[Tensor, Tensor]:
-        out = self.network(batch["image"])
-        parts = self.objective(out, batch["mask"])
-        values = {f"{prefix}/loss" if k == "total" else f"{prefix}/loss_{k}": v.detach() for k, v in parts.items()}
-        train, size = prefix == "train", len(batch["mask"])
-        self.log_dict(values, on_step=train, on_epoch=True, prog_bar=train, batch_size=size, sync_dist=not train)
-        return parts["total"], out["logits"].detach()
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch of tiles."""
-        return self._step(batch, "train")[0]
+        parts = self.objective(self.network(batch["image"]), batch["mask"])
+        values = {f"train/{_named(name)}": value.detach() for name, value in parts.items()}
+        self.log_dict(values, batch_size=len(batch["mask"]), **EACH_STEP)
+        return parts["total"]
 
     def on_validation_epoch_start(self) -> None:
         """Forgets what a sanity check has left."""
-        self.val_confusion.reset()
+        for metric in (self.val_confusion, *self.val_losses.values()):
+            metric.reset()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One batch of val: each labelled pixel of the split once."""
-        logits = self._step(batch, "val")[1]
-        self.val_confusion.update(logits.argmax(1), batch["mask"])
+        out, mask = self.network(batch["image"]), batch["mask"]
+        parts = self.objective(out, mask)
+        self.val_confusion.update(out["logits"].argmax(1), mask)
+        self.val_losses["dice"].update(out["logits"], mask)
+        for name in ("focal", "ordinal"):
+            self.val_losses[name].update(parts[name].detach(), (mask >= 0).sum())
 
     def on_validation_epoch_end(self) -> None:
-        """Kappa, F1 and each class's recall over all labelled pixels of val."""
-        found = confusion_scores(self.val_confusion.compute().cpu().numpy(), self.class_names)
-        self.log_dict({f"val/{k}": torch.tensor(v, dtype=torch.float32) for k, v in found.items()})
+        """Losses, kappa, F1 and each class's recall over all labelled pixels of val."""
+        parts = {name: metric.compute() for name, metric in self.val_losses.items()}
+        parts["total"] = self.objective.total(**parts)
+        self.log_figures("val", {_named(name): value for name, value in parts.items()})
+        self.log_figures("val", confusion_scores(self.val_confusion.compute().cpu().numpy(), self.class_names))
 
     # --- checkpoints ---
 
@@ -169,3 +171,7 @@ class LandslideModule(L.LightningModule):
     def predict_folder(self, source: str, target: str, **options: Any) -> list[dict[str, Any]]:
         """Maps of a folder of rasters; see :func:`mapping.map_folder`."""
         return mapping.predict_folder(self, source, target, **options)
+
+
+def _named(part: str) -> str:
+    return "loss" if part == "total" else f"loss_{part}"

@@ -94,6 +94,10 @@ class LandslideObjective(nn.Module):
         total = total + self.dice_weight * dice
         return {"total": total, "focal": focal, "dice": dice.detach(), "ordinal": ordinal.detach()}
 
+    def total(self, focal: Tensor, dice: Tensor, ordinal: Tensor) -> Tensor:
+        """The weighted sum of parts that were taken over more than one batch."""
+        return focal + self.dice_weight * dice + self.ordinal_weight * ordinal
+
     def _corn(self, out: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         if "conditionals" not in out:
             raise StagewiseError("loss.ordinal.form=corn needs a CORN head; set network.head=corn, or form=coral.")

@@ -126,10 +126,27 @@ def test_lightning_s_copy_under_ddp_keeps_the_arguments():
     assert copy.sampler is sampler and len(copy) == 4
 
 
-def test_processes_that_would_see_the_same_samples_are_refused(monkeypatch):
+def test_processes_share_each_batch_of_one_order(monkeypatch):
+    whole = [batch.tolist() for batch in make(batch_size=4, drop_last=True, dataset=range(20))]
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr(loaders, "rank_and_world", lambda rank=rank: (rank, 2))
+        parts.append([batch.tolist() for batch in make(batch_size=4, drop_last=True, dataset=range(20))])
+    assert [first + second for first, second in zip(*parts)] == whole
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"batch_size": 4}, "^2 processes cannot share an incomplete last batch; pass drop_last=True"),
+        ({"batch_size": 3, "drop_last": True}, "batch_size is 3, not divisible by the 2 processes; take 2 or 4"),
+        ({"batch_size": 1, "drop_last": True}, "batch_size is 1, fewer than the 2 processes"),
+    ],
+)
+def test_batches_that_processes_cannot_share_are_refused(monkeypatch, options, words):
     monkeypatch.setattr(loaders, "rank_and_world", lambda: (0, 2))
-    with pytest.raises(StagewiseError, match=r"2 processes would see the same samples.*use_distributed_sampler=True"):
-        list(make())
+    with pytest.raises(StagewiseError, match=words):
+        list(make(**options))
 
 
 @pytest.mark.parametrize(
