@@ -3,11 +3,12 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DEMO := checkpoints/demo
-PACKAGES := stagewise.callbacks stagewise.datamodules stagewise.lightning_modules stagewise.sweep
+PACKAGES := stagewise.callbacks stagewise.datamodules stagewise.lightning_modules \
+  stagewise.command_line stagewise.sweep stagewise.sweep_space stagewise.sweep_table
 IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder  # tests that share what one of them trained stay together
 PHASES := geopak_phase0,geopak_phase1,geopak_phase2
 
-.PHONY: setup demo demo-drains demo-fusion demo-landslide test test-all lint lock clean
+.PHONY: setup demo demo-drains demo-fusion demo-landslide test test-all bench lint lock clean
 
 setup: $(READY)
 
@@ -43,6 +44,9 @@ test: $(READY)
 
 test-all: $(READY)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(IN_TWO)
+
+bench: $(READY)
+	$(PYTHON) benchmarks/race_card.py
 
 lint: $(READY)
 	$(PYTHON) -m ruff check .

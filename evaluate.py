@@ -11,7 +11,8 @@ import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from stagewise.train import given, one_line_errors
+from stagewise.command_line import offering_names, one_line_errors
+from stagewise.train import given
 
 log = logging.getLogger("stagewise.evaluate")
 
@@ -21,10 +22,11 @@ def run(cfg: DictConfig) -> dict[str, float]:
     if cfg.compare and not Path(cfg.compare).is_file():
         raise FileNotFoundError(f"no file at compare='{cfg.compare}'; pass the metrics.json of another evaluation.")
     module = instantiate(cfg.module)
+    options = given(cfg.options, module.evaluate)
     datamodule = instantiate(data_config(module, cfg))
     trainer: L.Trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False)
     folder = output_folder(cfg)
-    metrics, text = module.evaluate(datamodule, trainer, cfg.split, str(folder), **given(cfg.options))
+    metrics, text = module.evaluate(datamodule, trainer, cfg.split, str(folder), **options)
     numbers = {name: None if math.isnan(value) else value for name, value in metrics.items()}  # NaN is no JSON
     (folder / "metrics.json").write_text(json.dumps(numbers, indent=1))
     print(f"{text}\nwritten: {folder}/metrics.json and the pictures beside it")
@@ -48,6 +50,7 @@ def data_config(module: Any, cfg: DictConfig) -> DictConfig:
     return OmegaConf.merge(stored, given(cfg.datamodule))  # type: ignore[return-value]
 
 
+@offering_names("evaluate")
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     """Adds Hydra to :func:`run`."""

@@ -4,8 +4,8 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from stagewise.command_line import offering_names, one_line_errors
 from stagewise.evaluate import data_config
-from stagewise.train import one_line_errors
 
 
 def run(cfg: DictConfig) -> str:
@@ -19,6 +19,7 @@ def run(cfg: DictConfig) -> str:
     return text
 
 
+@offering_names("export")
 @hydra.main(version_base="1.3", config_path="conf", config_name="export")
 def main(cfg: DictConfig) -> None:
     """Adds Hydra to :func:`run`."""

@@ -3,22 +3,28 @@
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+
+from stagewise.processes import SEVERAL, on_one_device
 
 log = logging.getLogger("stagewise.train")
 _SETS = ("datamodule", "lightning_module", "optimizer", "stages", "monitor", "seed", "trainer")
-_FOLDERS = ("cache_dir", "default_root_dir")
+_DONE = "first_run.done"  # a summary is also there of a run that was stopped on its way
+_NO_SETTING = ("cache_dir", "default_root_dir", *SEVERAL)  # the same run wherever it is kept, and on any device
 
 
 def first_checkpoint(cfg: DictConfig, run: Callable[[DictConfig], Any]) -> str:
     """The best checkpoint of ``cfg`` with the changes of ``cfg.first``; trained unless it is there.
 
-    One that was killed goes on; of several runs that need the same one at a time, one makes it and the others wait.
+    One that was killed goes on; of several runs that need the same one at a time, one makes it and the others wait. Of
+    a run's processes the first one makes it, on one device.
 
     Args:
         cfg: of the run that starts from it; not changed.
@@ -27,14 +33,23 @@ def first_checkpoint(cfg: DictConfig, run: Callable[[DictConfig], Any]) -> str:
     own = first_config(cfg)
     folder = Path(own.run_dir)
     best = folder / f"{own.name}_best.ckpt"
+    if rank_zero_only.rank:  # type: ignore[attr-defined]
+        while not _is_made(best):  # ends with process 0, whose launcher stops all where one fails
+            time.sleep(1)
+        return str(best)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if (folder / "summary.json").is_file() and best.is_file():
+        if _is_made(best):
             log.info("starting from %s, which is there", best)
         else:
             log.info("first %s, in %s", own.name, folder)
             run(own)
+            (folder / _DONE).touch()
     return str(best)
+
+
+def _is_made(best: Path) -> bool:
+    return best.is_file() and (best.parent / _DONE).is_file()
 
 
 def first_config(cfg: DictConfig) -> DictConfig:
@@ -42,17 +57,18 @@ def first_config(cfg: DictConfig) -> DictConfig:
     own: DictConfig = OmegaConf.merge(cfg, cfg.first)  # type: ignore[assignment]
     OmegaConf.set_struct(own, False)
     own.update(first=None, start_from=None, resume="auto")
-    settings = json.dumps(_without_folders({key: OmegaConf.select(own, key) for key in _SETS}), sort_keys=True)
+    on_one_device(own)
+    settings = json.dumps(_settings({key: OmegaConf.select(own, key) for key in _SETS}), sort_keys=True)
     own.run_dir = str(
         Path(own.paths.checkpoints) / own.name / hashlib.blake2b(settings.encode(), digest_size=6).hexdigest()
     )
     return own
 
 
-def _without_folders(value: Any) -> Any:
-    """Plain values that do not change when the same run is kept elsewhere."""
+def _settings(value: Any) -> Any:
+    """Plain values that do not change when the same run is made elsewhere."""
     if OmegaConf.is_config(value):
         value = OmegaConf.to_container(value, resolve=True)
     if isinstance(value, dict):
-        return {key: _without_folders(inner) for key, inner in value.items() if key not in _FOLDERS}
+        return {key: _settings(inner) for key, inner in value.items() if key not in _NO_SETTING}
     return value

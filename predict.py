@@ -4,7 +4,8 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from stagewise.train import given, one_line_errors
+from stagewise.command_line import offering_names, one_line_errors
+from stagewise.train import given
 
 
 def run(cfg: DictConfig) -> int:
@@ -18,6 +19,7 @@ def run(cfg: DictConfig) -> int:
     return len(answers)
 
 
+@offering_names("predict")
 @hydra.main(version_base="1.3", config_path="conf", config_name="predict")
 def main(cfg: DictConfig) -> None:
     """Adds Hydra to :func:`run`."""

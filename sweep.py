@@ -1,93 +1,119 @@
-"""Sweeps: folders of their own for the runs, and a table of them at the end."""
+"""Sweeps: folders of their own for the runs, a table and a picture of them at the end."""
 
-import csv
 import json
 import logging
-import statistics
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from stagewise.command_line import OWN_FOLDER, cause_of, check_swept, has_own_folder, one_line_errors, swept_keys
+from stagewise.sweep_space import Factors, check_storage, sweep_rates
+from stagewise.sweep_table import (
+    JOB,
+    OWN_COLUMNS,
+    Row,
+    collect,
+    differences,
+    figures_of_run,
+    finite,
+    pool_folds,
+    replace_text,
+    settings_of,
+    short,
+    summarise,
+    swept_columns,
+    write,
+)
 
 log = logging.getLogger("stagewise.sweep")
-_OWN_COLUMNS = ("job", "status", "monitor", "mode", "score", "run_dir")
-_FOLD = "datamodule.fold"
-_OWN_FOLDER = "run_dir=${hydra:runtime.output_dir}"
-
-
-def swept_keys(overrides: list[str]) -> list[str]:
-    """Keys with more than one value.
-
-    >>> swept_keys(["experiment=a,b", "seed=1", "optimizer.groups.clip.lr=1e-5,3e-6"])
-    ['experiment', 'optimizer.groups.clip.lr']
-    """
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    return [o.get_key_element() for o in parsed if o.is_sweep_override()]
+_TABLE = "sweep.csv"
+_ERROR = "error.txt"
 
 
 class SweepReport(Callback):
-    """Hydra callback: keeps sweep runs apart from the phases' folders, and writes ``sweep.csv``.
+    """Hydra callback: keeps sweep runs apart from the phases' folders, and writes ``sweep.csv`` and ``sweep.png``.
 
-    A multirun over ``experiment`` alone is a chain of phases and keeps their folders. Any other sweep trains in
-    ``multirun/…/N``, so that it never overwrites a phase's best checkpoint.
+    A multirun over ``experiment`` alone is a chain of phases: it keeps their folders, and ends with the first that
+    fails. Any other sweep trains in ``multirun/…/N``, so that it never overwrites a phase's best checkpoint; a run that
+    fails stands in the table with its error, its traceback in ``error.txt``, and the others go on. The program's exit
+    code is then 1. The table is there from the first run's end on.
+
+    Args:
+        draw: config of what writes the picture, called with the rows, the swept keys and the path; made at the end.
+        rates: factors on the learning rate of each group that a stage opens, to sweep; see
+            :func:`~stagewise.sweep_space.sweep_rates`.
     """
 
+    def __init__(self, draw: Mapping[str, Any] | None = None, rates: Factors | None = None) -> None:
+        self.draw, self.rates = _plain(draw), _plain(rates)
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Adds the folder override where something else than the experiment is swept."""
-        overrides = OmegaConf.to_container(config.hydra.overrides.task)
-        own = config.hydra.sweeper.get("params") or {}  # what an experiment sweeps by itself
-        if {*swept_keys(overrides), *own} - {"experiment"}:  # type: ignore[arg-type]
-            with open_dict(config):
-                config.hydra.overrides.task.append(_OWN_FOLDER)
+        """Adds the folder override where something else than the experiment is swept; refuses what cannot work."""
+        with one_line_errors():
+            if self.rates is not None:
+                sweep_rates(config, self.rates)
+            own = config.hydra.sweeper.get("params") or {}  # what an experiment sweeps by itself
+            overrides = [*config.hydra.overrides.task, *(f"{key}={value}" for key, value in own.items())]
+            check_swept(config, overrides)
+            check_storage(config.hydra.sweeper)
+        if {*swept_keys(overrides), *own} - {"experiment"}:
+            with open_dict(config.hydra), read_write(config.hydra):
+                config.hydra.overrides.task.append(OWN_FOLDER)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Leaves the job's result in its folder, where any launcher's jobs can be collected from."""
-        if (
-            "monitor" not in config
-            or job_return.hydra_cfg is None
-            or job_return.hydra_cfg.hydra.mode.name != "MULTIRUN"
-        ):
+        hydra = job_return.hydra_cfg and job_return.hydra_cfg.hydra
+        if "monitor" not in config or hydra is None or hydra.mode.name != "MULTIRUN":
             return
-        done = job_return.status == JobStatus.COMPLETED
-        row = {
-            "job": job_return.hydra_cfg.hydra.job.num,
-            "status": "done" if done else f"failed: {job_return._return_value}",
-            **{o.partition("=")[0]: o.partition("=")[2] for o in job_return.overrides or [] if o != _OWN_FOLDER},
-            "monitor": config.monitor.name,
-            "mode": config.monitor.mode,
-            "score": job_return._return_value if done else None,
-            **figures_of_run(_run_dir(config, job_return), config.get("table") or []),
-            "run_dir": _run_dir(config, job_return),
-        }
-        folder = Path(job_return.hydra_cfg.hydra.runtime.output_dir)
+        folder = Path(hydra.runtime.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "job.json").write_text(json.dumps(row))
+        replace_text(folder / JOB, json.dumps(row_of(config, job_return, hydra.job.num)))
+        write(folder.parent / _TABLE, collect(folder.parent))
+        value = job_return._return_value
+        if job_return.status == JobStatus.FAILED:
+            is_chain = not has_own_folder(job_return.overrides or [])
+            said = "".join(traceback.format_exception(value))
+            (folder / _ERROR).write_text(said)
+            log.error("run %s failed: %s", hydra.job.num, said if is_chain else error_line(value))
+            if is_chain:  # what follows would start from an older run of this phase
+                raise SystemExit(1)
+        if job_return.status == JobStatus.FAILED or (isinstance(value, float) and finite(value) is None):
+            # no sweeper is to raise the error again; for Optuna None is a failed trial, NaN would end the sweep
+            job_return.return_value, job_return.status = None, JobStatus.COMPLETED
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Prints the runs, best first, and writes them as CSV."""
+        """Prints the runs, best first, writes the tables and the picture, and ends with 1 where a run failed."""
         folder = Path(config.hydra.sweep.dir)
-        rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*/job.json"))]
+        rows = collect(folder)
         if not rows:
             return
-        if len({row["monitor"] for row in rows}) == 1:
-            sign = 1 if rows[0]["mode"] == "min" else -1
-            rows.sort(key=lambda row: (row["score"] is None, sign * (row["score"] or 0)))
-        _write(folder / "sweep.csv", rows)
+        write(folder / _TABLE, rows)
         for row in rows:
             score = f"{row['score']:.4f}" if row["score"] is not None else row["status"]
-            keys = [f"{k}={_short(v)}" for k, v in row.items() if k not in _OWN_COLUMNS]
+            keys = [f"{k}={short(v)}" for k, v in row.items() if k not in OWN_COLUMNS]
             log.info("%s %s  %s  %s", row["monitor"], score, " ".join(keys), row["run_dir"])
-        log.info("written: %s", folder / "sweep.csv")
-        if repeated := [key for key in config.get("repeats") or [] if any(key in row for row in rows)]:
-            summary = summarise(rows, repeated)
-            _write(folder / "sweep_summary.csv", summary)
+        log.info("written: %s", folder / _TABLE)
+        self._add_to_table(config, folder, rows)
+        if failed := [row for row in rows if row["status"].startswith("failed")]:
+            log.error("%d of %d runs failed; %s has the errors", len(failed), len(rows), folder / _TABLE)
+            raise SystemExit(1)
+
+    def _add_to_table(self, config: DictConfig, folder: Path, rows: list[Row]) -> None:
+        keys, scored = swept_columns(rows), [row for row in rows if row["score"] is not None]
+        if self.draw and keys and scored and len({row["monitor"] for row in rows}) == 1:
+            instantiate(self.draw)(rows, keys, str(folder / "sweep.png"))
+            log.info("written: %s", folder / "sweep.png")
+        repeated = [key for key in config.get("repeats") or [] if any(key in row for row in rows)]
+        if repeated and (summary := summarise(scored, repeated)):
+            write(folder / "sweep_summary.csv", summary)
             for row in summary:
-                log.info("mean over %s: %s", ", ".join(repeated), " ".join(f"{k}={_short(v)}" for k, v in row.items()))
+                log.info("mean over %s: %s", ", ".join(repeated), " ".join(f"{k}={short(v)}" for k, v in row.items()))
             log.info("written: %s", folder / "sweep_summary.csv")
         for line in differences(rows, dict(config.get("beside") or {})):
             log.info("%s", line)
@@ -95,81 +121,42 @@ class SweepReport(Callback):
             pool_folds(rows, folder, instantiate(config.pooled))
 
 
-def figures_of_run(run_dir: str, names: Iterable[str]) -> dict[str, float]:
-    """Those figures of the run's own test that stand in the table."""
-    path = Path(run_dir) / "evaluation_test" / "metrics.json"
-    found = json.loads(path.read_text()) if path.is_file() else {}
-    return {f"test/{name}": found[f"test/{name}"] for name in names if f"test/{name}" in found}
+def row_of(config: DictConfig, job_return: JobReturn, number: int) -> Row:
+    """The line of the table for one run."""
+    # `config` is resolved outside the job, where ${hydra:…} may name another one
+    own = has_own_folder(job_return.overrides or [])
+    run_dir = str(job_return.hydra_cfg.hydra.runtime.output_dir if own else config.run_dir)  # type: ignore[union-attr]
+    value = job_return._return_value
+    is_done = job_return.status == JobStatus.COMPLETED
+    return {
+        "job": number,
+        "status": _how_it_ended(Path(run_dir), value) if is_done else f"failed: {error_line(value)}",
+        **settings_of(job_return.overrides or []),
+        "monitor": config.monitor.name,
+        "mode": config.monitor.mode,
+        "score": finite(value) if is_done else None,
+        **figures_of_run(run_dir, config.get("table") or []),
+        "run_dir": run_dir,
+    }
 
 
-def summarise(rows: list[dict[str, Any]], repeated: list[str]) -> list[dict[str, Any]]:
-    """Mean and standard deviation over the runs that differ in seed or fold alone.
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
-    >>> runs = [{"seed": "1", "lr": "a", "score": 1.0}, {"seed": "2", "lr": "a", "score": 3.0}]
-    >>> summarise(runs, ["seed"])
-    [{'lr': 'a', 'runs': 2, 'score mean': 2.0, 'score sd': 1.4142135623730951}]
+
+def error_line(error: BaseException) -> str:
+    r"""Type and first line of what went wrong.
+
+    >>> error_line(FileNotFoundError("no train.csv\nin the folder"))
+    'FileNotFoundError: no train.csv'
     """
-    summary = []
-    for own, members in alike(rows, repeated).items():
-        numbers = {k: [m[k] for m in members if isinstance(m.get(k), float)] for k in members[0]}
-        figures: dict[str, Any] = {}
-        for key, values in numbers.items():
-            if values:
-                figures[f"{key} mean"] = statistics.fmean(values)
-                figures[f"{key} sd"] = statistics.stdev(values) if len(values) > 1 else None
-        summary.append({**dict(own), "runs": len(members), **figures})
-    return summary
+    cause = cause_of(error)
+    return f"{type(cause).__name__}: {str(cause).strip()}".splitlines()[0]
 
 
-def differences(rows: list[dict[str, Any]], beside: dict[str, str]) -> list[str]:
-    """How far the test figures of each run lie from those of the run that ``beside`` names, of the same other settings.
-
-    >>> runs = [{"trap": "none", "test/kappa": 0.25}, {"trap": "row_split", "test/kappa": 0.5}]
-    >>> differences(runs, {"trap": "none"})
-    ['trap=row_split beside none: test/kappa 0.5000 (+0.2500)']
-    """
-    lines = []
-    for key, plain in beside.items():
-        for members in alike(rows, [key]).values():
-            base: dict[str, Any] = next((row for row in members if row.get(key) == plain), {})
-            for row in members:
-                figures = [name for name in row if name.startswith("test/") and name in base]
-                found = [f"{name} {row[name]:.4f} ({row[name] - base[name]:+.4f})" for name in figures]
-                if row is not base and found:
-                    lines.append(f"{key}={row.get(key)} beside {plain}: {', '.join(found)}")
-    return lines
-
-
-def pool_folds(rows: list[dict[str, Any]], folder: Path, pool: Callable[[list[str], str], Any]) -> None:
-    """Calls ``pool(run folders, output folder)`` for the finished runs that differ in their fold alone."""
-    groups = alike([row for row in rows if row["status"] == "done" and _FOLD in row], [_FOLD])
-    for number, members in enumerate(groups.values()):
-        if len(members) > 1:
-            name = "pooled" if len(groups) == 1 else f"pooled_{number}"
-            pool([row["run_dir"] for row in sorted(members, key=lambda row: row["job"])], str(folder / name))
-
-
-def alike(rows: list[dict[str, Any]], repeated: list[str]) -> dict[tuple[tuple[str, str], ...], list[dict[str, Any]]]:
-    """The runs with the same settings but for ``repeated``, by these settings."""
-    groups: dict[tuple[tuple[str, str], ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        own = tuple((k, v) for k, v in row.items() if isinstance(v, str) and k not in (*repeated, *_OWN_COLUMNS))
-        groups.setdefault(own, []).append(row)
-    return groups
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _run_dir(config: DictConfig, job_return: JobReturn) -> str:
-    """``config`` is resolved outside the job, where ``${hydra:…}`` may name another one."""
-    own = _OWN_FOLDER in (job_return.overrides or [])
-    return str(job_return.hydra_cfg.hydra.runtime.output_dir) if own else str(config.run_dir)  # type: ignore[union-attr]
+def _how_it_ended(run_dir: Path, value: Any) -> str:
+    if finite(value) is None:
+        return "no score"
+    summary = run_dir / "summary.json"
+    reason = str(json.loads(summary.read_text())["stopped_by"]) if summary.is_file() else ""
+    return reason if reason.startswith("pruned") else "done"

@@ -1,27 +1,27 @@
 """Trains one experiment: ``python train.py experiment=geopak_phase1``."""
 
-import errno
 import logging
-import os
 import shlex
 import shutil
-import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import hydra
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from stagewise.command_line import is_one_of_many, offering_names, one_line_errors
 from stagewise.first_run import first_checkpoint
+from stagewise.processes import processes_of_run, quiet_others
+from stagewise.sweep_table import ended_before
 
 log = logging.getLogger("stagewise.train")
 
@@ -31,14 +31,19 @@ PREEMPTED = 75  # exit code of a run that ExactResume saved after SIGTERM: run t
 def run(cfg: DictConfig) -> float | None:
     """Fits, validates the best checkpoint, and returns its monitored value (what a sweep minimises or maximises)."""
     if cfg.get("first") and not cfg.start_from:
+        resume_from(cfg, parts_of(cfg)[2])  # what cannot work is refused before another run trains
         cfg.start_from = first_checkpoint(cfg, run)
     check_start(cfg)
-    # frozen on purpose; Lightning's own use; a model without parameters
-    for expected in ("in eval mode at the start of training", "LeafSpec", ".configure_optimizers. returned .None."):
-        warnings.filterwarnings("ignore", message=f".*{expected}")
+    quiet_others()
+    with processes_of_run(cfg):
+        return fit(cfg)
+
+
+def fit(cfg: DictConfig) -> float | None:
+    """:func:`run` without what comes before it, in each of its processes."""
+    ignore_expected_warnings()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    datamodule, module = instantiate(cfg.datamodule), instantiate(cfg.lightning_module)
-    callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
+    datamodule, module, callbacks = parts_of(cfg)
     module.provenance = {"datamodule": OmegaConf.to_container(cfg.datamodule, resolve=True), "experiment": cfg.name}
     checkpoint, folder = resume_from(cfg, callbacks), Path(cfg.run_dir)
     if checkpoint:
@@ -48,22 +53,45 @@ def run(cfg: DictConfig) -> float | None:
         loggers = [instantiate(c) for c in (cfg.get("logger") or {}).values()]
         trainer: L.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    closing = closing_lines(cfg.name, callbacks)  # the best checkpoint puts its own state into the callbacks
+    is_pruned = any(getattr(c, "pruned", False) for c in callbacks)
     best, score = trainer.checkpoint_callback.best_model_path, None  # type: ignore[union-attr]
     if best:
         trainer.validate(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
         score = trainer.callback_metrics[cfg.monitor.name].item()
-        if callable(finish := getattr(module, "finish", None)):
+        if callable(finish := getattr(module, "finish", None)) and not is_pruned:
             finish(trainer, datamodule, best, cfg.run_dir)  # what only a finished model can have, such as a calibration
-    for summary in (c.stage_summary() for c in callbacks if hasattr(c, "stage_summary")):
-        log.info("%s", summary)
-    for flag in (c.reason for c in callbacks if getattr(c, "red_flag", False) and c.reason):
-        log.error("%s ended by a red flag: %s", cfg.name, flag)
+    for level, line in closing:
+        log.log(level, "%s", line)
     return score
+
+
+def ignore_expected_warnings() -> None:
+    """Frozen on purpose; Lightning's own use; a model without parameters."""
+    for expected in ("in eval mode at the start of training", "LeafSpec", ".configure_optimizers. returned .None."):
+        warnings.filterwarnings("ignore", message=f".*{expected}")
+
+
+def parts_of(cfg: DictConfig) -> tuple[L.LightningDataModule, Any, list[L.Callback]]:
+    """Data module, module and callbacks of a run."""
+    made = instantiate(cfg.datamodule), instantiate(cfg.lightning_module)
+    return *made, [instantiate(c) for c in cfg.callbacks.values() if c]
+
+
+def closing_lines(name: str, callbacks: list[L.Callback]) -> list[tuple[int, str]]:
+    """Level and text of a run's last lines: what each stage reached, and the red flags that ended it."""
+    stages = [c.stage_summary() for c in callbacks if hasattr(c, "stage_summary")]
+    flags = [c.reason for c in callbacks if getattr(c, "red_flag", False) and c.reason]  # type: ignore[attr-defined]
+    return [(logging.INFO, one) for one in stages] + [
+        (logging.ERROR, f"{name} ended by a red flag: {one}") for one in flags
+    ]
 
 
 def check_start(cfg: DictConfig) -> None:
     """Refuses to start from a checkpoint that is not there; names the command that makes it."""
     if cfg.start_from and not Path(cfg.start_from).is_file():
+        if not cfg.made_by:
+            raise FileNotFoundError(f"no checkpoint at start_from='{cfg.start_from}'; pass a file, or leave it out.")
         overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
         kept = [o for o in overrides if o.split("=")[0] in ("demo", "paths.checkpoints", "datamodule.root")]
         command = shlex.join(["python", "train.py", f"experiment={cfg.made_by}", *kept])
@@ -114,37 +142,46 @@ def check_writable(folder: Path) -> None:
         raise OSError(f"cannot write to run_dir='{folder}' ({error.strerror}); pass paths.checkpoints=DIR.") from error
 
 
-def given(options: DictConfig) -> dict[str, Any]:
-    """Those options that are not null, as plain values: null is the default of whoever takes them."""
+def given(options: DictConfig, taker: Callable[..., Any] | None = None) -> dict[str, Any]:
+    """Those options that are not null, as plain values: null is the default of whoever takes them.
+
+    Raises:
+        ValueError: an option that ``taker`` does not take.
+    """
     plain = OmegaConf.to_container(options, resolve=True)
-    return {str(key): value for key, value in plain.items() if value is not None}  # type: ignore[union-attr]
+    found = {str(key): value for key, value in plain.items() if value is not None}  # type: ignore[union-attr]
+    takes = signature(taker).parameters if taker else {}
+    known = [name for name, one in takes.items() if one.kind != one.VAR_KEYWORD]
+    if taker and len(known) == len(takes) and (unknown := [key for key in found if key not in known]):
+        own = ", ".join(key for key in plain if key in known) or "none"  # type: ignore[union-attr]
+        raise ValueError(f"options.{unknown[0]} means nothing to this checkpoint; it takes {own}; leave it out.")
+    return found
 
 
+@offering_names("train")
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    """Adds Hydra to :func:`run`; what a user can mend ends in one line."""
+    """Adds Hydra to :func:`run`; what a user can mend ends in one line, and in a sweep as a line of its table."""
     try:
-        with one_line_errors():
-            return run(cfg)
+        with nullcontext() if is_one_of_many() else one_line_errors():
+            return run_of_sweep(cfg) if is_one_of_many() else run(cfg)
     except SystemExit as end:
         if end.code == PREEMPTED:
-            log.warning("go on with the same command and resume=auto")
+            folder = f" hydra.sweep.dir={HydraConfig.get().sweep.dir}" if is_one_of_many() else ""
+            log.warning("go on with the same command and%s resume=auto", folder)
         raise
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Ends the program with the message alone; HYDRA_FULL_ERROR=1 shows where it came from."""
-    try:
-        yield
-    except (ValueError, OSError, InstantiationException) as error:
-        if os.environ.get("HYDRA_FULL_ERROR"):
-            raise
-        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = "; free some space, or pass paths.checkpoints=FOLDER on another disk" if full else ""
-        print(f"error: {cause}{hint}", file=sys.stderr)
-        raise SystemExit(2) from error
+def run_of_sweep(cfg: DictConfig) -> float | None:
+    """:func:`run`; where a sweep goes on (``resume=auto``), a run of it that has ended is not made again."""
+    if cfg.resume == "auto" and (found := ended_before(Path(cfg.run_dir), HydraConfig.get().overrides.task)):
+        status, score = found
+        if status == "other":
+            cfg.resume = None
+        elif not status.startswith("failed"):
+            log.info("%s: %s, score %s", cfg.run_dir, status, score)
+            return score
+    return run(cfg)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,12 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 MIN_PAIRS = 5
 Seconds = dict[str, list[float]]
+AGREED: dict[str, float] = {}  # what agree() found in this process
+PACKAGES = (
+    "stagewise torch torchvision lightning torchmetrics timm open_clip_torch segmentation-models-pytorch hydra-core "
+    "scikit-learn imbalanced-learn litdata onnxruntime kornia coral-pytorch finetuning-scheduler transformers monai "
+    "pytorch-toolbelt pytorch-metric-learning pydensecrf2 pyflwdir xdem whitebox-workflows"
+).split()
 
 
 def parser_of(doc: str | None, pairs: int) -> argparse.ArgumentParser:
@@ -113,6 +121,7 @@ def verdict(what: str, figure: float, bar: float, at_most: bool) -> str:
 
 def agree(what: str, difference: float, tolerance: float) -> float:
     """Prints the largest difference of two implementations and ends the script when they do not agree."""
+    AGREED[what] = difference
     print(f"parity, {what}: largest difference {difference:.2e} (allowed {tolerance:.0e})")
     if not difference <= tolerance:
         raise SystemExit(f"{what} differ by {difference:.3g}, more than {tolerance:g}: the timings compare nothing.")
@@ -125,7 +134,8 @@ def write(
     """Prints the table and writes all of it to ``benchmarks/results/NAME.json`` (``NAME_quick.json``)."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}{'_quick' if options.quick else ''}.json"
-    content = {"options": vars(options), "machine": machine(), "figures": dict(figures), "table": list(rows)}
+    content = {"options": vars(options), "measured": when(), "machine": machine(), "versions": versions()}
+    content |= {"parity": AGREED, "figures": dict(figures), "table": list(rows)}
     path.write_text(json.dumps(content, indent=1, default=str) + "\n")
     print(f"\n{as_table(rows)}\n\nwritten to {path}")
 
@@ -143,6 +153,31 @@ def machine() -> dict[str, Any]:
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def versions() -> dict[str, str]:
+    """Of ourselves, of what we stand on and of the peers, as far as they are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def when() -> dict[str, str]:
+    """The day, and the commit that the working tree started from."""
+    return {"date": time.strftime("%Y-%m-%d"), "commit": git("rev-parse", "--short", "HEAD")}
+
+
+def git(*arguments: str) -> str:
+    """What git answers about this repository; nothing where there is none."""
+    command = ["git", "-C", str(RESULTS.parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _cpu_model() -> str:

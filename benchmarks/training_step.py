@@ -9,15 +9,13 @@ If the bar is missed, the same is measured without the callbacks, the loggers an
 """
 
 import argparse
-import copy
 import tempfile
-import time
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
+from bare_loop import Bare, InTurn
 from timing import agree, parse, parser_of, ratio, show, spread, verdict, write
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -82,67 +80,10 @@ class InMemory(L.LightningDataModule):
     val_dataloader = train_dataloader
 
 
-class Bare:
-    """The loop without Lightning, on a copy of the network as the fit starts."""
-
-    def __init__(self, module: GeolocationModule, loader: DataLoader[Any]) -> None:
-        self.network, self.objective = copy.deepcopy(module.network), module.objective
-        self.weights = module.loss_weights
-        lr_of = {id(p): g["lr"] for g in module.trainer.optimizers[0].param_groups for p in g["params"]}
-        pairs = zip(self.network.parameters(), module.network.parameters(), strict=True)
-        groups: dict[float, list[nn.Parameter]] = {}
-        for mine, theirs in pairs:
-            groups.setdefault(lr_of[id(theirs)], []).append(mine)
-        options = [{"params": parameters, "lr": lr} for lr, parameters in groups.items()]
-        self.optimizer = torch.optim.AdamW(options, weight_decay=1e-5, fused=True)
-        self.batches: Iterator[Any] = iter(loader)
-        self.losses: list[Tensor] = []
-
-    def steps(self, number: int) -> None:
-        """Each a forward, a backward, a clipping and a step."""
-        for _ in range(number):
-            batch = next(self.batches)
-            torch.manual_seed(len(self.losses))
-            loss = self.objective(self.network, batch, self.network(batch), self.weights)["total"]
-            self.optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
-            self.optimizer.step()
-            self.losses.append(loss.detach())
-
-
-class InTurn(L.Callback):
-    """Alternates blocks of Lightning's steps with blocks of the bare loop's, and times both.
-
-    Args:
-        block: steps in a block; the first block of each is not counted.
-    """
-
-    def __init__(self, block: int) -> None:
-        self.block, self.ours, self.bare_s, self.losses = block, [], [], []
-        self.bare: Any = None
-        self.started = 0.0
-
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """The first callback to be called: whatever happened since the last block's start is Lightning's."""
-        if batch_idx % self.block == 0:
-            now = time.perf_counter()
-            if self.bare is None:
-                self.bare = Bare(pl_module, pl_module.trainer.datamodule.train_dataloader())
-            else:
-                self.ours.append((now - self.started) / self.block)
-                self.bare_s.append(self._time_bare())
-            self.started = time.perf_counter()
-        torch.manual_seed(batch_idx)
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Keeps the loss for the comparison."""
-        self.losses.append(outputs["loss"].detach())
-
-    def _time_bare(self) -> float:
-        start = time.perf_counter()
-        self.bare.steps(self.block)
-        return (time.perf_counter() - start) / self.block
+def loss_of(module: GeolocationModule, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """What a step minimises."""
+    total: Tensor = module.objective(network, batch, network(batch), module.loss_weights)["total"]
+    return total
 
 
 class WithoutRecord(GeolocationModule):
@@ -185,8 +126,7 @@ def module_of(options: argparse.Namespace, kind: type[GeolocationModule]) -> Geo
 def fit(options: argparse.Namespace, without: str = "") -> InTurn:
     """One fit with alternating blocks."""
     torch.manual_seed(0)
-    turns = InTurn(options.block)
-    steps = options.block * (options.pairs + 1) + 1
+    turns = InTurn(options.block, partial(Bare, loss=loss_of, clip_norm=CLIP_NORM))
     with tempfile.TemporaryDirectory() as folder:
         used = callbacks_of(options.stage, folder)
         loggers = [kind(folder) for kind in (L.pytorch.loggers.CSVLogger, L.pytorch.loggers.TensorBoardLogger)]
@@ -204,7 +144,7 @@ def fit(options: argparse.Namespace, without: str = "") -> InTurn:
             callbacks=[turns, *(used[:1] if without == "callbacks" else used)],
         )
         module = module_of(options, WithoutRecord if without == RECORD else GeolocationModule)
-        trainer.fit(module, datamodule=InMemory(SIZES[options.size]["px"], steps))
+        trainer.fit(module, datamodule=InMemory(SIZES[options.size]["px"], turns.steps(options.pairs)))
     return turns
 
 
@@ -229,8 +169,7 @@ def main() -> None:
     if options.quick:
         options.size, options.block = "quick", 2
     turns = fit(options)
-    parity = max(float((a - b).abs()) for a, b in zip(turns.losses, turns.bare.losses))
-    agree("loss of each step", parity, 1e-3)
+    parity = agree("loss of each step", turns.parity(), 1e-3)
     rows, result = [row_of(f"{options.size}, stage {options.stage}", turns)], ratio(turns.ours, turns.bare_s)
     if result["median"] > BAR and not options.quick:
         for part in ("loggers", "callbacks", RECORD):

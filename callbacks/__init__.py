@@ -9,6 +9,7 @@ from .preemption import Preempted
 from .rare_class_collapse import RareClassCollapseStopping
 from .run_report import RunReport
 from .staged_unfreezing import StagedUnfreezing
+from .sweep_pruning import SweepPruning
 
 __all__ = [
     "BestMedianCheckpoint",
@@ -20,4 +21,5 @@ __all__ = [
     "RareClassCollapseStopping",
     "RunReport",
     "StagedUnfreezing",
+    "SweepPruning",
 ]

@@ -19,8 +19,8 @@ class BestMedianCheckpoint(Checkpoint):
 
     The score is the median of the last ``window`` evaluations (of as many as there are at first), which keeps one lucky
     evaluation from winning; with ``window=1`` it is the evaluation itself. NaN is no evaluation. The sanity check
-    does not count, unless a :class:`StagedUnfreezing` has it as the evaluation of a stage that trains nothing; that is
-    epoch 0. An evaluation after which :class:`StagedUnfreezing` rolled the weights back cannot become the best: its
+    does not count, unless a :class:`StagedUnfreezing` has it as the score to beat; that is epoch 0, and it is judged
+    alone. An evaluation after which :class:`StagedUnfreezing` rolled the weights back cannot become the best: its
     weights are gone. Files are written by ``trainer.save_checkpoint`` with this evaluation's decisions inside, and
     nothing outside ``dirpath`` is ever touched: after a resume into another folder the best score goes on, and
     ``best_model_path`` names the old file until it is beaten.
@@ -111,8 +111,9 @@ class BestMedianCheckpoint(Checkpoint):
     def _observe(self, value: float, epoch: int, eligible: bool) -> bool:
         if math.isnan(value):
             return False
-        self._recent = [*self._recent, value][-self.window :]
-        score = median(self._recent)
+        if epoch:
+            self._recent = [*self._recent, value][-self.window :]
+        score = median(self._recent) if epoch else value
         if not (eligible and improves(score, self.best_score, self.mode)):
             return False
         self.best_score, self.best_epoch = score, epoch

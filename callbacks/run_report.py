@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from .curves import draw_curves
 from .evaluation import counts
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,11 @@ class RunReport(Checkpoint):
             self.on_train_end(trainer, pl_module)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Keeps a usable checkpoint, closes the table, and says why the run ended."""
+        """Keeps a usable checkpoint, closes the table and the log, and says why the run ended."""
+        self._finish_after(trainer, exception)
+        self.teardown(trainer, pl_module, "fit")  # which Lightning leaves out; in a sweep the next run follows
+
+    def _finish_after(self, trainer: L.Trainer, exception: BaseException) -> None:
         if trainer.state.fn != "fit" or (not self.rows and not trainer.global_step):
             return
         if isinstance(exception, KeyboardInterrupt):
@@ -176,9 +181,8 @@ class RunReport(Checkpoint):
             path.write_text(json.dumps(summary, indent=1))
         if self.rows:
             draw_curves(self.rows, self.dirpath / "curves.png")
-        log.info(
-            "stopped by: %s; best %s %s in epoch %s", stopped_by, self.monitor, summary["best"], summary["best_epoch"]
-        )
+        best = "none" if summary["best"] is None else f"{summary['best']:.6g}"
+        log.info("stopped by: %s; best %s %s in epoch %s", stopped_by, self.monitor, best, summary["best_epoch"])
 
     def summary(self, trainer: L.Trainer, stopped_by: str) -> dict[str, Any]:
         """The content of ``summary.json``."""
@@ -215,40 +219,3 @@ class _replacing:
             os.replace(self.part, self.final)
         else:
             self.part.unlink(missing_ok=True)
-
-
-def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """One panel for each column that shares a unit, train dashed and val solid."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import MaxNLocator
-
-    columns = [c for c in dict.fromkeys(k for row in rows for k in row) if c not in ("epoch", "split")]
-    panels = {
-        "loss": [c for c in columns if c.startswith("loss")],
-        "error (km)": [c for c in columns if c.endswith("_km")],
-        "accuracy": [c for c in columns if c.endswith("_acc")],
-    }
-    panels = {title: names for title, names in panels.items() if names}
-    figure, axes = plt.subplots(
-        1, len(panels) or 1, figsize=(6 * max(1, len(panels)), 4.5), squeeze=False, layout="constrained"
-    )
-    for axis, (title, names) in zip(axes[0], panels.items()):
-        for i, name in enumerate(names):
-            for split, style in zip(SPLITS, ("--", "-")):
-                points = [(r["epoch"], r[name]) for r in rows if r["split"] == split and name in r]
-                if points:
-                    label = name.removesuffix("_acc").removesuffix("_error_km") if split == "val" else None
-                    axis.plot(
-                        *zip(*points), style, color=f"C{i % 10}", marker="." if split == "val" else None, label=label
-                    )
-        axis.set(title=f"{title}: val solid, train dashed", xlabel="epoch", ylabel=title)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if title != "accuracy":
-            axis.set_yscale("log")
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)

@@ -113,8 +113,7 @@ class StageProgress:
         """How much better the best of this stage is than the best before it; negative is worse."""
         if self.best_before is None or self.stage_best is None:
             return None
-        difference = self.best_before - self.stage_best
-        return difference if self.mode == "min" else -difference
+        return self.best_before - self.stage_best if self.mode == "min" else self.stage_best - self.best_before
 
     @property
     def helped(self) -> bool:
@@ -180,7 +179,8 @@ class StageProgress:
     def finish(self, stage: Stage, ended: str, monitor: str) -> None:
         """Writes down why the fit ends here."""
         self.finished = True
+        best = "none" if self.best is None else f"{self.best:.6g}"
         self.reason = (
             f"{ended}: stage {stage.name!r} ended after {self.stage_evaluations} evaluations ({stage.limits()}), "
-            f"best {monitor} {self.best} at evaluation {self.best_evaluation}"
+            f"best {monitor} {best} at evaluation {self.best_evaluation}"
         )

@@ -79,11 +79,11 @@ class StagedUnfreezing(Callback):
         self.batchnorm = batchnorm
         self.progress = StageProgress(mode)
         self.weights_replaced = self.red_flag = False  # an ended plan is no warning
-        self.start_counts = False  # the sanity check that just ended is the evaluation of a stage
+        self.start_counts = False  # the sanity check that just ended gave the score to beat
         self._application: StageApplication
         self._keeps_weights = on_no_gain == "rollback" or at_end == "best"
         self._loaded: dict[str, Any] | None = None
-        self._vetoed = self._ended = False
+        self._vetoed = self._ended = self._resumed = False
         self._requested: str | None = None
 
     @property
@@ -142,6 +142,7 @@ class StagedUnfreezing(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reads the groups, checks them against the checkpoint, and sets the present stage."""
         self._application = StageApplication(self.stages, trainer, pl_module, self.batchnorm)
+        self._resumed = self._loaded is not None
         if self._loaded is None:
             self.progress = StageProgress(self.mode, run=trainer.strategy.broadcast(uuid.uuid4().hex[:12]))
             rank_zero_info(f"Stages\n{self._application.plan()}")
@@ -172,7 +173,8 @@ class StagedUnfreezing(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The one place of decisions."""
         progress, self.weights_replaced, self.start_counts = self.progress, False, False
-        is_start = trainer.sanity_checking and trainer.num_sanity_val_steps == float("inf")
+        is_full = trainer.sanity_checking and trainer.num_sanity_val_steps == float("inf")
+        is_start = is_full and not self._resumed  # Lightning repeats it where an epoch has just ended
         if progress.finished or not (is_start or counts(trainer)):
             return
         stage, value = self.stages[progress.index], required_value(trainer, self.monitor, "StagedUnfreezing")
@@ -182,7 +184,7 @@ class StagedUnfreezing(Callback):
         if is_best and self._keeps_weights and trainer.is_global_zero:
             self._weights.save(pl_module, progress.key())
         if is_start:
-            self.start_counts = not self._application.trainable(progress.index)
+            self.start_counts = is_best
             self._pass_over(trainer, pl_module)
             return
         ended = requested or progress.end(stage, trainer.global_step, trainer.num_training_batches)

@@ -24,7 +24,7 @@ A batch is a dict; every key has one meaning in all families:
 
 from .drains.datamodule import DrainDataModule, GeneratedDrainDataModule
 from .fusion.datamodule import FusionDataModule, GeneratedFusionDataModule
-from .geolocation.datamodule import GeneratedGeolocationDataModule, GeolocationDataModule
+from .geolocation.storage import GeneratedGeolocationDataModule, GeolocationDataModule
 from .landslide.datamodule import GeneratedLandslideDataModule, LandslideDataModule
 from .loaders import ReplayableSampler, ResumableDataLoader
 from .samplers import GroupBalancedBatchSampler

@@ -25,6 +25,10 @@ class DataMismatchError(StagewiseError):
     """A checkpoint was made with other data than it is resumed with."""
 
 
+class ShardError(StagewiseError):
+    """A shard of a streamed store is missing, damaged or out of reach."""
+
+
 class StaleCacheError(StagewiseError):
     """A cache was made from other weights, transforms or data."""
 

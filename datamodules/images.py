@@ -23,7 +23,7 @@ Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 
 def read_image(path: str | Path) -> Tensor:
-    """Decodes a JPEG, PNG, WebP or GIF, turned as its EXIF orientation says.
+    """Reads and decodes a picture.
 
     Returns:
         uint8 (3, H, W).
@@ -32,9 +32,24 @@ def read_image(path: str | Path) -> Tensor:
         BadRowsError: the file is missing, truncated or no picture.
     """
     try:
-        image = decode_image(str(path), mode=ImageReadMode.RGB, apply_exif_orientation=True)
+        return decoded(str(path))
     except RuntimeError as error:
         raise BadRowsError(f"'{path}': {why_unreadable(path)}; replace or remove the file.") from error
+
+
+def decoded(source: str | Tensor) -> Tensor:
+    """Decodes a JPEG, PNG, WebP or GIF, turned as its EXIF orientation says.
+
+    Args:
+        source: a path, or uint8 (N,) the content of a file.
+
+    Returns:
+        uint8 (3, H, W).
+
+    Raises:
+        RuntimeError: it is truncated or no picture.
+    """
+    image = decode_image(source, mode=ImageReadMode.RGB, apply_exif_orientation=True)
     image = image if image.ndim == 3 else image[0]
     return F.to_dtype(image, torch.uint8, scale=True)  # a PNG may hold 16 bits a channel
 

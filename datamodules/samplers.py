@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.utils.data import BatchSampler, Sampler
 
 from .errors import QuotaError
+from .ranks import rank_and_world, slice_of_rank
 
 
 class GroupBalancedBatchSampler(BatchSampler):
@@ -64,10 +65,10 @@ class GroupBalancedBatchSampler(BatchSampler):
             digest.update(f"{group}\0".encode() + rows.tobytes())
         self._groups_key = digest.hexdigest()
 
-    def _let_lightning_copy(self) -> None:
+    def _let_lightning_copy(self, *more: str) -> None:
         # what Lightning notes of a batch sampler that is made inside a `*_dataloader` hook: with it, it can make the
         # loader anew under DDP; one that was made elsewhere it would call with other arguments
-        names = ("groups", "quotas", "batches_per_epoch", "exhausted", "seed", "keyed")
+        names = ("groups", "quotas", "batches_per_epoch", "exhausted", "seed", "keyed", *more)
         saved = {"args": (), "kwargs": {name: getattr(self, name) for name in names}, "arg_names": ()}
         for key, value in {**saved, "default_kwargs": {"sampler": None}}.items():
             setattr(self, f"__pl_saved_{key}", value)
@@ -139,15 +140,23 @@ class GroupBalancedBatchSampler(BatchSampler):
 
     def _draw(self, position: int, group: Any) -> NDArray[np.int64]:
         """(batches, quota) row indices of one group for this epoch, counter-based (Philox)."""
-        rows, wanted = self._rows[group], self.batches_per_epoch * self.quotas[group]
-        if self.exhausted == "replace":
-            drawn = rows[self._generator(position, self.epoch).integers(len(rows), size=wanted)]
-        else:
-            cycle, start = divmod(self.epoch * wanted, len(rows))
-            last = (self.epoch * wanted + wanted - 1) // len(rows)
-            cycles = [self._generator(position, c).permutation(rows) for c in range(cycle, last + 1)]
-            drawn = np.concatenate(cycles)[start : start + wanted]
-        return drawn.reshape(self.batches_per_epoch, -1)
+        wanted = self.batches_per_epoch * self.quotas[group]
+        draw = self._replacing if self.exhausted == "replace" else self._cycling
+        return draw(position, group, wanted).reshape(self.batches_per_epoch, -1)
+
+    def _replacing(self, position: int, group: Any, wanted: int) -> NDArray[np.int64]:
+        rows = self._rows[group]
+        return rows[self._generator(position, self.epoch).integers(len(rows), size=wanted)]
+
+    def _cycling(self, position: int, group: Any, wanted: int) -> NDArray[np.int64]:
+        cycle, start = divmod(self.epoch * wanted, len(self._rows[group]))
+        last = (self.epoch * wanted + wanted - 1) // len(self._rows[group])
+        cycles = [self._cycle(position, group, number) for number in range(cycle, last + 1)]
+        return np.concatenate(cycles)[start : start + wanted]
+
+    def _cycle(self, position: int, group: Any, number: int) -> NDArray[np.int64]:
+        """Every row of a group once, in the order of its ``number``-th cycle."""
+        return self._generator(position, number).permutation(self._rows[group])
 
     def _generator(self, position: int, number: int) -> np.random.Generator:
         """The random numbers of one group in one epoch or cycle."""
@@ -155,7 +164,7 @@ class GroupBalancedBatchSampler(BatchSampler):
 
     def __iter__(self) -> Iterator[list[Any]]:
         rank, world = rank_and_world()
-        share = [_slice(group, quota, rank, world) for group, quota in self.quotas.items()]
+        share = [slice_of_rank(f"the quota of '{group}'", quota, rank, world) for group, quota in self.quotas.items()]
         table = np.concatenate([self._draw(p, g)[:, s] for p, (g, s) in enumerate(zip(self.quotas, share))], 1)
         first = self.epoch * self.batches_per_epoch * self.batch_size
         places = np.concatenate([np.arange(s.start, s.stop) + o for s, o in zip(share, self._offsets())])
@@ -184,22 +193,3 @@ def groups_of(source: Any, key: str | Callable[[Any], Any]) -> NDArray[Any]:
         raise QuotaError(
             f"there is no column {key!r} to group by ({type(error).__name__}); name one, or a callable."
         ) from error
-
-
-def _slice(group: Any, quota: int, rank: int, world: int) -> slice:
-    if quota < world:
-        raise QuotaError(f"the quota of '{group}' is {quota}, fewer than the {world} processes; each rank needs one.")
-    if quota % world:
-        raise QuotaError(
-            f"the quota of '{group}' is {quota}, not divisible by the {world} processes; ranks would differ."
-        )
-    return slice(rank * quota // world, (rank + 1) * quota // world)
-
-
-def rank_and_world() -> tuple[int, int]:
-    """Of this process among those of ``torch.distributed``; (0, 1) without it."""
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1

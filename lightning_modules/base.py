@@ -29,11 +29,9 @@ class TaskModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """What the :class:`GroupedOptimizer` makes of this module; nothing where there is no parameter."""
-        if not any(True for _ in self.parameters()):
-            return None
         if self.optimizer is None:
             raise StagewiseError("the module has no optimizer; pass optimizer=GroupedOptimizer(...).")
-        return self.optimizer(self)
+        return self.optimizer(self) if any(True for _ in self.parameters()) else None
 
     def log_figures(self, prefix: str, found: Mapping[str, float | Tensor]) -> None:
         """Logs figures of an epoch, which every process has of all samples, as ``prefix/name``."""

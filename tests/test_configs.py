@@ -52,6 +52,26 @@ def test_every_experiment_composes_and_its_targets_resolve(experiment, demo):
     assert OmegaConf.to_container(OmegaConf.create(plain), resolve=True)["name"] == experiment.removeprefix("geopak_")
 
 
+@pytest.fixture(autouse=True)
+def torchrun(monkeypatch):
+    """The environment of two machines, as ``trainer=ddp_multinode`` reads it."""
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+
+
+def test_the_launcher_says_how_many_machines_and_gpus_there_are(monkeypatch):
+    trainer = composed(experiment="geopak_phase2", trainer="ddp_multinode").trainer
+    assert (trainer.num_nodes, trainer.devices) == (2, 8)
+    monkeypatch.setenv("SLURM_NNODES", "3")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
+    assert (trainer.num_nodes, trainer.devices) == (3, 4)
+
+
+def test_processes_that_wait_for_a_cache_wait_for_a_day():
+    strategy = instantiate(composed(experiment="geopak_phase2", trainer="ddp").trainer.strategy)
+    assert strategy._timeout.total_seconds() == 24 * 3600
+
+
 @pytest.mark.parametrize(("group", "leaf"), LEAVES, ids=lambda x: x)
 def test_every_leaf_composes(group, leaf):
     of_leaf = {"landslide": "landslide_v25", "drains": "drains_clip", "fusion": "fusion_v5"}
@@ -103,7 +123,7 @@ def test_the_sanity_runs_of_fusion_are_one_command_with_every_trap():
     traps = {p.stem for p in (CONF / "trap").glob("*.yaml")}
     assert cfg.hydra.mode.name == "MULTIRUN" and set(cfg.hydra.sweeper.params.trap.split(",")) == traps
     hydra = {"overrides": {"task": ["experiment=fusion_sanity"]}, "sweeper": {"params": dict(cfg.hydra.sweeper.params)}}
-    multirun = OmegaConf.create({"hydra": hydra})
+    multirun = OmegaConf.create({"hydra": {**hydra, "runtime": {"choices": cfg.hydra.runtime.choices}}})
     SweepReport().on_multirun_start(multirun)
     assert len(multirun.hydra.overrides.task) == 2  # each trap has a folder of its own
     plain = OmegaConf.to_container(cfg, resolve=False)
@@ -116,6 +136,32 @@ def test_the_sanity_runs_of_fusion_are_one_command_with_every_trap():
         )
 
 
+@pytest.mark.parametrize(
+    ("sweep", "experiment"), [("lr_groups", "geopak_phase2"), *(("optuna", one) for one in EXPERIMENTS)]
+)
+def test_every_sweep_composes_and_finds_the_rates_of_the_experiment(sweep, experiment):
+    cfg = composed(experiment=experiment, sweep=sweep)
+    assert cfg.hydra.mode.name == "MULTIRUN" and callable(get_method(cfg.hydra.callbacks.sweep.draw._target_))
+    instantiate(cfg.hydra.callbacks.sweep).on_multirun_start(cfg)
+    rates = [OmegaConf.select(cfg, key) for key in cfg.hydra.sweeper.params if key.startswith("optimizer.groups.")]
+    assert rates and all(rates) and len(set(rates)) == len(rates)
+    assert OmegaConf.to_container(cfg.hydra.overrides.task)[-1] == "run_dir=${hydra:runtime.output_dir}"
+    if sweep == "optuna":
+        assert cfg.hydra.sweeper.direction == {"min": "minimize", "max": "maximize"}[cfg.monitor.mode]
+        assert instantiate(cfg.callbacks.pruning).monitor == cfg.monitor.name
+
+
+def test_every_sweep_is_tested_above():
+    assert {p.stem for p in (CONF / "sweep").glob("*.yaml")} == {"default", "lr_groups", "optuna"}
+
+
+@pytest.mark.parametrize("launcher", sorted(p.stem for p in (CONF / "launcher").glob("*.yaml")))
+def test_every_launcher_composes(launcher):
+    cfg = composed(experiment="geopak_phase2", launcher=launcher)
+    assert launcher.removeprefix("submitit_") in cfg.hydra.launcher._target_.lower()
+    assert cfg.resume == ("auto" if launcher == "submitit_slurm" else None)
+
+
 @pytest.mark.parametrize("modality", ["image", "metadata"])
 def test_one_modality_of_fusion_starts_from_nothing(modality):
     cfg = composed(experiment="fusion_v5", **{"lightning_module.modality": modality})
@@ -126,6 +172,16 @@ def test_one_modality_of_fusion_starts_from_nothing(modality):
 def test_the_other_programs_compose(name, more):
     cfg = composed(name, checkpoint="a.ckpt", output="out", **more)
     assert targets(cfg.module) == ["stagewise.lightning_modules.load_module"]
+
+
+@pytest.mark.parametrize("demo", [{}, {"demo": "geopak"}], ids=["full", "demo"])
+def test_convert_composes_and_takes_the_data_module_of_the_recipe(demo):
+    cfg, experiment = composed("convert", output="out", **demo), composed(experiment="geopak_phase2", **demo)
+    assert cfg.datamodule == experiment.datamodule and cfg.datamodule.storage == "folder"
+    assert callable(instantiate(cfg.datamodule).convert)
+    shards = {"datamodule.storage": "litdata", "datamodule.root": "s3://bucket/store"}
+    made = instantiate(composed(experiment="geopak_phase2", **demo, **shards).datamodule)
+    assert made.store.root == "s3://bucket/store" and made.store.is_remote
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

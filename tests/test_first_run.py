@@ -35,8 +35,9 @@ def made():
         folder = Path(own.run_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{own.name}_best.ckpt").write_bytes(b"")
-        if made.finish:
-            (folder / "summary.json").write_text("{}")
+        (folder / "summary.json").write_text("{}")  # as of a run that was preempted
+        if not made.finish:
+            raise SystemExit(75)
 
     made = run
     made.configs, made.finish = [], True
@@ -60,6 +61,9 @@ def test_it_is_trained_once_for_each_configuration(cfg, made):
 
 def test_one_that_was_killed_goes_on(cfg, made):
     made.finish = False
-    first_checkpoint(cfg, made)
-    first_checkpoint(cfg, made)
-    assert [own.resume for own in made.configs] == ["auto", "auto"]
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            first_checkpoint(cfg, made)
+    made.finish = True
+    assert first_checkpoint(cfg, made) == first_checkpoint(cfg, made)
+    assert [own.resume for own in made.configs] == ["auto"] * 3

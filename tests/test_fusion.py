@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_module
 
 from stagewise import evaluate, predict, train
 from stagewise.datamodules.errors import StagewiseError
+from stagewise.lightning_modules.fusion.forest import MetadataForest
 
 SMALL = [
     "experiment=fusion_v5",
@@ -51,6 +52,9 @@ def best(trained) -> Path:
 def test_a_run_trains_the_pictures_first_and_then_two_stages(trained, best):
     (alone,) = (trained / "runs" / "fusion_image").glob("*/summary.json")
     assert json.loads(alone.read_text())["stopped_by"].startswith("epochs: stage 'alone'")
+    assert not (alone.parent / "evaluation_test").exists()  # the fusion scores the pictures, on the same rows
+    losses = [row["loss_total"] for row in csv.DictReader((alone.parent / "losses.csv").open())]
+    assert len(losses) == 2 and all(0 < float(loss) < 10 for loss in losses)  # train and val
     frozen, opened = json.loads((best.parent / "stages" / "stages.json").read_text())["stages"]
     assert (frozen["outcome"], frozen["trainable"], frozen["epochs"]) == ("evaluated", 0, 0)
     assert opened["trainable"] > 1000 and opened["epochs"] == 1
@@ -71,7 +75,8 @@ def test_the_report_has_every_modality_on_the_same_rows(best):
     assert len(list(folder.glob("*.png"))) >= 3
 
 
-def test_the_pictures_are_trained_once_for_several_fusions(trained):
+def test_pictures_and_forests_are_trained_once_for_several_fusions(trained, monkeypatch):
+    monkeypatch.setattr(MetadataForest, "fit", lambda *_: pytest.fail("a forest was fitted again"))
     before = {path: path.stat().st_mtime_ns for path in (trained / "runs" / "fusion_image").rglob("*_best.ckpt")}
     run(trained, "rule=stacking", "name=stacked")
     run(trained, "rule=concat", "name=joined", "plans.fusion.stages.frozen.epochs=1")

@@ -91,9 +91,9 @@ def read_csv(path: Path, needed: Iterable[str], argument: str, faults: Faults) -
             lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadRowsError(f"'{path}' is no CSV in UTF-8 ({error}); save it as one.") from error
-    _check_header(path, header, needed)
+    _check_header(path, header, needed, argument)
     if not lines:
-        raise BadRowsError(f"'{path}' has no rows.")
+        raise BadRowsError(f"'{path}' has no rows; fill it, or pass {argument}=FILE of another.")
     cells = []
     for line, row in lines:
         if len(row) != len(header):
@@ -104,11 +104,13 @@ def read_csv(path: Path, needed: Iterable[str], argument: str, faults: Faults) -
     return CsvRows(path, tuple(header), tuple(cells), tuple(line for line, _ in lines))
 
 
-def _check_header(path: Path, header: list[str], needed: Iterable[str]) -> None:
+def _check_header(path: Path, header: list[str], needed: Iterable[str], argument: str) -> None:
     if twice := sorted({name for name in header if header.count(name) > 1}):
         raise BadRowsError(f"'{path}' has the column(s) {twice} twice; rename them.")
     if absent := [name for name in needed if name not in header]:
+        sign = next((sign for sign in ";\t|" if len(header) == 1 and sign in header[0]), None)
+        remedy = "Name them in datamodule.columns." if argument.endswith("files.table") else "Rename those that it has."
+        remedy = f"Put commas between its cells, not {sign!r}." if sign else remedy
         raise BadRowsError(
-            f"'{path}' has no column {', '.join(map(repr, absent))}; it has {', '.join(header) or 'none'}. "
-            "Name its columns in datamodule.columns."
+            f"'{path}' has no column {', '.join(map(repr, absent))}; it has {', '.join(header) or 'none'}. {remedy}"
         )

@@ -3,36 +3,35 @@
 import hashlib
 import json
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from ..base import GeneratedMixin, TaskDataModule
 from ..errors import StagewiseError
 from ..loaders import ResumableDataLoader
 from ..samplers import GroupBalancedBatchSampler
 from ..settings import settings_of
 from .dataset import MOVES, FusionDataset
-from .folds import make_splits, split_by_ids
+from .folds import check_options, make_splits, split_by_ids
 from .leaks import warn_of_leaks
 from .picture_store import PictureStore, depth_of, open_pictures
 from .pictures import as_float
 from .reader import read_table
 from .schema import SEEN, describe
-from .settings import KNOWN, check_classes, check_image
+from .settings import KNOWN, check_classes, check_columns, check_image, check_loader
 from .table import FusionTable
 
 log = logging.getLogger(__name__)
 _EVAL_BATCH = 64
 
 
-class FusionDataModule(L.LightningDataModule):
+class FusionDataModule(TaskDataModule):
     """A table with pictures -> rows in splits by patient, crops, and what a model must know of them.
 
     Args:
@@ -76,6 +75,9 @@ class FusionDataModule(L.LightningDataModule):
         )
         check_classes(self.classes)
         check_image(self.image)
+        check_columns(self.columns)
+        check_loader(self.loader)
+        check_options(fold=fold, **self.split_options)
         self.shuffle_seed, self.test_split = self.seed, "test"
         self.schema: dict[str, Any] | None = None
         self.splits: dict[str, FusionTable] = {}
@@ -89,14 +91,15 @@ class FusionDataModule(L.LightningDataModule):
             return
         table = self._read()
         self.image = {"bits": depth_of(table)} | self.image  # a checkpoint's stays
-        self.store = open_pictures(table, self.cache_dir, {key: self.image[key] for key in SEEN})
         if self.schema is None:
             self.splits = make_splits(table, fold=self.fold, **self.split_options)
             self.schema = describe(self.splits, table, self._options())
         else:
             self.splits = split_by_ids(table, self.schema["splits"]["ids"], self.schema["leaky"])
+        self.store = open_pictures(table, self.cache_dir, {key: self.image[key] for key in SEEN})
         sizes = (f"{name} {len(part)} rows of {len(set(part.group))} patients" for name, part in self.splits.items())
         log.info("fusion: fold %d: %s", self.fold, "; ".join(sizes))
+        self.check_processes()
 
     def adopt(self, schema: dict[str, Any]) -> None:
         """Takes a checkpoint's classes, columns, splits and crops, so that nothing is chosen anew."""
@@ -152,19 +155,22 @@ class FusionDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """One picture of each row, drawn and augmented, reshuffled every pass."""
         rows, size = len(self.table("train")), int(self.loader["batch_size"])
+        if size > rows:
+            raise StagewiseError(f"loader.batch_size is {size}, but train has {rows} rows; take at most as many.")
         one_group = np.zeros(rows, np.int64)
         sampler = GroupBalancedBatchSampler(one_group, {0: size}, max(1, rows // size), seed=self.seed, keyed=True)
         own = {"batch_sampler": sampler, "seed": self.seed, "data_key": self.data_key()}
-        return self._loader(self.dataset("train", training=True), ResumableDataLoader, **own)
+        return self.make_loader(self.dataset("train", training=True), ResumableDataLoader, **own)
 
     def data_key(self) -> str:
-        """Names train and what is shown of it: other data, another key."""
-        content = [self.table("train").content_key(), {key: self.image[key] for key in (*SEEN, *MOVES, "brightness")}]
+        """Names train and val and what is shown of them: other data, another key."""
+        tables = [self.table(name).content_key() for name in ("train", "val")]
+        content = [tables, {key: self.image[key] for key in (*SEEN, *MOVES, "brightness")}]
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """All pictures of val, in order."""
-        return self.split_dataloader("val")
+        """All pictures of val, in order, shared out over the processes."""
+        return self.shared_loader(self.dataset("val"), _EVAL_BATCH)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """All pictures of the split ``test_split``, in order."""
@@ -172,13 +178,7 @@ class FusionDataModule(L.LightningDataModule):
 
     def split_dataloader(self, name: str) -> DataLoader[Any]:
         """Any split by name, in order and without augmentation."""
-        return self._loader(self.dataset(name), DataLoader, batch_size=_EVAL_BATCH)
-
-    def _loader(self, dataset: FusionDataset, kind: Any, **options: Any) -> DataLoader[Any]:
-        workers = int(self.loader["num_workers"])
-        shared = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
-        loader: DataLoader[Any] = kind(dataset, **shared, **options)
-        return loader
+        return self.make_loader(self.dataset(name), batch_size=_EVAL_BATCH)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Integers -> float in [0, 1], by a fixed scale; brightness of training batches where it is asked for."""
@@ -191,25 +191,15 @@ class FusionDataModule(L.LightningDataModule):
         return {**batch, "image": image}
 
 
-class GeneratedFusionDataModule(FusionDataModule):
-    """The same on a generated clinic, for demonstrations and tests.
+class GeneratedFusionDataModule(GeneratedMixin, FusionDataModule):
+    """The same on a generated clinic, for demonstrations and tests; see :func:`write_generated_clinic`."""
 
-    Args:
-        generated: ``{root, …}`` and arguments of :func:`write_generated_clinic`. The clinic is written when ``root`` is
-            that folder and holds none; any other ``root`` must exist, so a mistyped path is an error.
-        options: of :class:`FusionDataModule`.
-    """
+    def is_written(self) -> bool:
+        """Whether there is a table."""
+        return (self.root / self.files["table"]).is_file()
 
-    def __init__(self, root: str, generated: dict[str, Any], **options: Any) -> None:
-        super().__init__(root, **options)
-        self.generated = dict(generated)
-
-    def prepare_data(self) -> None:
-        """Writes the generated clinic once."""
+    def write(self, **options: Any) -> None:
+        """Writes table, boxes and pictures."""
         from .generated import write_generated_clinic
 
-        options = dict(self.generated)
-        target = options.pop("root")
-        if os.path.abspath(target) == os.path.abspath(self.root) and not (self.root / self.files["table"]).is_file():
-            log.info("writing a generated clinic to %s", self.root)
-            write_generated_clinic(self.root, **options)
+        write_generated_clinic(self.root, **options)

@@ -12,7 +12,7 @@ from ..errors import BadRowsError
 from .csv_rows import CsvRows, Faults
 
 log = logging.getLogger(__name__)
-_MOSTLY = 0.8  # of a column that is numbers but for a few cells somebody must hear
+_MOSTLY = 0.8  # of a column that is numbers but for a few cells, or for its decimal commas, somebody must hear
 ROLES = ("id", "group", "label", "image")
 
 
@@ -52,7 +52,7 @@ def _is_numeric(name: str, rows: CsvRows, faults: Faults) -> bool:
     cells = [(i, cell) for i, cell in enumerate(rows.column(name)) if cell]
     words = [(i, cell) for i, cell in cells if _number(cell) is None]
     if words:
-        if 1 - len(words) / len(cells) >= _MOSTLY:
+        if np.mean([_number(cell.replace(",", ".")) is not None for _, cell in cells]) >= _MOSTLY:
             row, cell = words[0]
             log.warning(
                 "fusion: the column '%s' counts as categories, since %d of %d cells are no numbers, first '%s' in %s",

@@ -41,7 +41,9 @@ def make_splits(
         StagewiseError: no such method, fold or share, fewer groups than folds, or a split without a class.
         SplitLeakError: a group is in two splits.
     """
-    _check(table, fold, folds, val_share, by)
+    check_options(fold=fold, folds=folds, val_share=val_share, by=by)
+    if (groups := len(set((table.group if by == "group" else table.ids).tolist()))) < folds:
+        raise StagewiseError(f"splits.folds is {folds}, but there are {groups} {by}s; take at most as many.")
     group = table.group if by == "group" else table.ids
     if by == "row":
         log.warning("fusion: splits.by=row: rows of a patient are in several splits, so figures read too well")
@@ -155,13 +157,17 @@ def _val(labels: NDArray[np.int64], groups: NDArray[Any], share: float, seed: in
     return min(grouped_folds(labels, groups, round(1 / share), seed), key=cost)
 
 
-def _check(table: FusionTable, fold: int, folds: int, val_share: float, by: str) -> None:
+def check_options(*, fold: int, folds: int, val_share: float, by: str, seed: int = 0) -> None:
+    """Refuses options of :func:`make_splits` that no table could be split by.
+
+    Raises:
+        StagewiseError: names the argument and the value.
+    """
     if by not in METHODS:
         raise StagewiseError(f"splits.by must be one of {', '.join(METHODS)}, got '{by}'.")
     if not 0 < val_share <= 0.5:
         raise StagewiseError(f"splits.val_share must be a share above 0 and at most 0.5, got {val_share}.")
-    groups = len(set((table.group if by == "group" else table.ids).tolist()))
-    if not 2 <= folds <= groups:
-        raise StagewiseError(f"splits.folds is {folds}; there are {groups} {by}s: take at least 2 and at most as many.")
-    if not 0 <= fold < folds:
-        raise StagewiseError(f"datamodule.fold is {fold}, but the folds are 0 to {folds - 1}.")
+    if not isinstance(folds, int) or folds < 2:
+        raise StagewiseError(f"splits.folds must be a whole number of at least 2, got {folds}.")
+    if not isinstance(fold, int) or not 0 <= fold < folds:
+        raise StagewiseError(f"datamodule.fold must be a number from 0 to {folds - 1}, got {fold}.")

@@ -32,6 +32,7 @@ class PictureRows:
     def __init__(self, root: Path, rows: CsvRows, column: str, strict: bool, faults: Faults) -> None:
         self.root, self.rows, self.strict, self.faults = root, rows, strict, faults
         self.cells = [[part.strip() for part in cell.split(SEPARATOR) if part.strip()] for cell in rows.column(column)]
+        self._named = {name for names in self.cells for name in names}
         self.size: dict[str, tuple[int, int]] = {}
         self._leave_out(self._without_header())
         if not strict:
@@ -97,7 +98,7 @@ class PictureRows:
         for row, cells in enumerate(table.cells):
             where, name = table.where(row), by_end.get(cells.get("filename", ""), cells.get("filename", ""))
             if name not in self.size:
-                lost.append(where)
+                lost += [where] if name not in self._named else []
             elif name in found:
                 self.faults.add(where, f"is a second box of '{name}'")
             elif box := self._box(cells, where, self.size[name]):
@@ -109,7 +110,7 @@ class PictureRows:
     def _by_end(self) -> dict[str, str]:
         """File name -> picture, where only one has that name: many tools write boxes without the folder."""
         ends: dict[str, list[str]] = {}
-        for name in self.size:
+        for name in self._named:
             ends.setdefault(Path(name).name, []).append(name)
         return {end: names[0] for end, names in ends.items() if len(names) == 1}
 

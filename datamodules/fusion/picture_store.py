@@ -105,7 +105,7 @@ def _write(part: Path, shown: tuple[Shown, ...], table: FusionTable, settings: M
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = pool.map(fill, range(len(shown)))
-        bar = tqdm(found, "cutting pictures", len(shown), leave=False, disable=len(shown) < 1000)
+        bar = tqdm(found, "cutting pictures", len(shown), leave=False, disable=len(shown) < 1000 or None)
         broken = {shown[i][0]: why for i, why in enumerate(bar) if why}
     faults = Faults(Path(shown[0][0]).parent if shown else part)
     for name, own in zip(table.ids.tolist(), table.pictures):

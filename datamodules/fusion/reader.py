@@ -11,7 +11,6 @@ from .picture_rows import PictureRows
 from .table import UNKNOWN, FusionTable
 
 log = logging.getLogger(__name__)
-_ARGUMENT = "datamodule.files.table"
 
 
 def read_table(
@@ -38,7 +37,10 @@ def read_table(
     """
     path = Path(root) / files["table"]
     faults = Faults(path)
-    rows = read_csv(path, [columns[role] for role in (ROLES if labelled else ("id",))], _ARGUMENT, faults)
+    needed = [columns[role] for role in (("id", "group", "label") if labelled else ("id",))]
+    rows = read_csv(path, needed, "datamodule.files.table" if labelled else "input", faults)
+    if columns["image"] not in rows.header:
+        log.warning("fusion: '%s' has no column '%s' (columns.image): no row has a picture", path, columns["image"])
     numbers, categories = _like(rows, like, columns) if like else feature_names(rows, columns, faults)
     values = numbers_of(rows, numbers, faults)
     ids, groups = rows.column(columns["id"]), rows.column(columns["group"])
@@ -78,10 +80,18 @@ def _check_names(rows: CsvRows, ids: Sequence[str], groups: Sequence[str] | None
 
 
 def _labels(rows: CsvRows, column: str, classes: Sequence[str], labelled: bool, faults: Faults) -> list[int]:
-    number = {name: i for i, name in enumerate(classes)}
+    exact = {name: i for i, name in enumerate(classes)}
+    loose = {_plain(name): i for i, name in enumerate(classes)}
+    if len(loose) < len(exact):
+        loose = {}  # letters or spaces tell classes apart
     labels = []
     for row, name in enumerate(rows.column(column)):
-        labels.append(number.get(name, UNKNOWN))
-        if labelled and name not in number:
-            faults.add(rows.where(row), f"label '{name}' is none of {', '.join(classes)}")
+        labels.append(exact.get(name, loose.get(_plain(name), UNKNOWN)))
+        if labelled and labels[-1] == UNKNOWN:
+            told = f"label '{name}' is none of datamodule.classes: {', '.join(classes)}"
+            faults.add(rows.where(row), told if name else "has no label")
     return labels
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().split())

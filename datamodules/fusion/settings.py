@@ -40,6 +40,27 @@ def check_image(image: Mapping[str, Any]) -> None:
         raise StagewiseError(f"image.{wrong[0]} is a share from 0 to 1, got {image[wrong[0]]}.")
 
 
+def check_loader(loader: Mapping[str, Any]) -> None:
+    """Refuses numbers that make no loader.
+
+    Raises:
+        StagewiseError: names the argument and the value.
+    """
+    for name, least in (("batch_size", 1), ("num_workers", 0)):
+        if not isinstance(loader[name], int) or loader[name] < least:
+            raise StagewiseError(f"loader.{name} must be a whole number of at least {least}, got {loader[name]}.")
+
+
+def check_columns(columns: Mapping[str, Any]) -> None:
+    """Refuses a label that is also something else.
+
+    Raises:
+        StagewiseError: names the column.
+    """
+    if same := [role for role in ("id", "group", "image") if columns[role] == columns["label"]]:
+        raise StagewiseError(f"`columns` has '{columns['label']}' as label and as {same[0]}; name two columns.")
+
+
 def check_classes(classes: list[str]) -> None:
     """Refuses a list of classes that is none.
 

@@ -1,20 +1,19 @@
-"""The data module of image geolocation."""
+"""The data module of image geolocation, where every picture is a file."""
 
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..errors import DatasetNotFoundError, StagewiseError
+from ..base import TaskDataModule
+from ..errors import StagewiseError
 from ..images import photometric
 from ..loaders import ResumableDataLoader
 from ..samplers import GroupBalancedBatchSampler
@@ -22,6 +21,7 @@ from . import feature_cache as cache
 from .photo_dataset import FeatureDataset, PhotoDataset, collate_batch
 from .photo_splits import PhotoSplits
 from .regions import check_settings, quotas
+from .shard_pictures import ShardPictures
 
 log = logging.getLogger(__name__)
 _EVAL_BATCH = 128
@@ -36,7 +36,7 @@ IMAGE = ("px", "root", "area", "ratio", "jitter", "gamma", "noise")
 CHECKS: dict[str, Any] = {"images": True, "place_gap_km": 0.1}
 
 
-class GeolocationDataModule(L.LightningDataModule):
+class PhotoDataModule(TaskDataModule):
     """CSVs with pictures -> balanced train batches, validation and test batches, and the geography of train.
 
     Args:
@@ -113,6 +113,8 @@ class GeolocationDataModule(L.LightningDataModule):
         """Reads and checks train, and val for a fit; further splits are read when asked for."""
         for name in ("train", "val") if stage in ("fit", "validate") else ("train",):
             self.splits.get(name)
+        if stage == "fit":
+            self.check_processes()
 
     # --- samples ---
 
@@ -120,10 +122,19 @@ class GeolocationDataModule(L.LightningDataModule):
         """The pictures of a split, with their cells."""
         crops = {k: tuple(self.image[k]) for k in ("area", "ratio") if k in self.image}
         table = self.splits.get(name)
-        return PhotoDataset(table, self.splits.cell_of(name), int(self.image["px"]), seed=self.seed, **crops)
+        options: dict[str, Any] = {"seed": self.seed, "shards": self.shards(name), **crops}
+        return PhotoDataset(table, self.splits.cell_of(name), int(self.image["px"]), **options)
+
+    def shards(self, name: str) -> ShardPictures | None:
+        """Where the pictures of a split are, if not in files of their own."""
+        return None
 
     def sampler(self) -> GroupBalancedBatchSampler:
         """Batches of the recipe's mix, or of the natural one where ``balance`` is ``weights``."""
+        return GroupBalancedBatchSampler(**self.mix())
+
+    def mix(self) -> dict[str, Any]:
+        """The sampler's arguments."""
         region, size = self.splits.get("train").region, int(self.loader["batch_size"])
         if self.loader["balance"] == "weights":
             groups, share = np.zeros(len(region), np.int64), {0: size}
@@ -133,20 +144,12 @@ class GeolocationDataModule(L.LightningDataModule):
         else:
             raise StagewiseError(f"loader.balance must be 'sampler' or 'weights', got '{self.loader['balance']}'.")
         length = int(self.loader["batches_per_epoch"] or max(1, len(region) // size))
-        return GroupBalancedBatchSampler(groups, share, length, self.loader["exhausted"], self.seed, keyed=True)
+        order = {"exhausted": self.loader["exhausted"], "seed": self.seed, "keyed": True}
+        return {"groups": groups, "quotas": share, "batches_per_epoch": length, **order}
 
-    def _loader(self, dataset: Any, kind: Any = DataLoader, **options: Any) -> DataLoader[Any]:
-        workers = int(self.loader["num_workers"])
-        pinned = torch.cuda.is_available()
-        loader: DataLoader[Any] = kind(
-            dataset,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=pinned,
-            collate_fn=collate_batch,
-            **options,
-        )
-        return loader
+    def make_loader(self, dataset: Any, kind: Any = DataLoader, **options: Any) -> DataLoader[Any]:
+        """A loader that leaves the collation of pictures to the data set."""
+        return super().make_loader(dataset, kind, collate_fn=collate_batch, **options)
 
     def _with_features(self, name: str, key: str | None = None) -> Any:
         features = self._features.get(key or name)
@@ -154,17 +157,20 @@ class GeolocationDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Balanced batches, reshuffled every epoch."""
-        dataset, key = self._with_features("train"), self.splits.get("train").content_key()
-        options = {"batch_sampler": self.sampler(), "seed": self.seed, "data_key": key}
-        return self._loader(dataset, kind=ResumableDataLoader, **options)
+        options = {"batch_sampler": self.sampler(), "seed": self.seed, "data_key": self.data_key()}
+        return self.make_loader(self._with_features("train"), kind=ResumableDataLoader, **options)
+
+    def data_key(self) -> str:
+        """Names the rows of train and val: other data, another key."""
+        return " ".join(self.splits.get(name).content_key() for name in ("train", "val"))
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The whole of val, in order."""
-        return self._loader(self._with_features("val"), batch_size=_EVAL_BATCH)
+        """The whole of val, in order, shared out over the processes."""
+        return self.shared_loader(self._with_features("val"), _EVAL_BATCH)
 
     def reference_dataloader(self) -> DataLoader[Any]:
         """The whole of train without augmentation: what retrieval and the baselines look things up in."""
-        return self._loader(self._with_features("train", "reference"), batch_size=_EVAL_BATCH)
+        return self.make_loader(self._with_features("train", "reference"), batch_size=_EVAL_BATCH)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """The split ``test_split``, in order."""
@@ -172,7 +178,7 @@ class GeolocationDataModule(L.LightningDataModule):
 
     def split_dataloader(self, name: str) -> DataLoader[Any]:
         """Any split by name, in order."""
-        return self._loader(self.dataset(name), batch_size=_EVAL_BATCH)
+        return self.make_loader(self.dataset(name), batch_size=_EVAL_BATCH)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """uint8 -> float in [0, 1]; photometric augmentation of training batches."""
@@ -206,45 +212,20 @@ class GeolocationDataModule(L.LightningDataModule):
             tag = hashlib.blake2b(
                 f"{self.root.absolute()} {weights_key} {transform} {views}".encode(), digest_size=8
             ).hexdigest()
-            key = {"weights": weights_key, "transform": transform, "data": cache.data_key(dataset.table)}
+            key = {"weights": weights_key, "transform": transform, "data": self.pictures_key(split)}
             passes = self._passes(dataset, augmented, device)
             folder = self.cache_dir / "features" / f"{name}-{tag}"
             self._features[name] = cache.load_or_make(folder, key, views, len(dataset), passes, encode)
+
+    def pictures_key(self, name: str) -> str:
+        """Names the pictures of a split: other pictures, another key."""
+        return cache.data_key(self.splits.get(name))
 
     def _passes(self, dataset: PhotoDataset, augmented: bool, device: torch.device) -> Callable[[int], Iterable[Any]]:
         def batches(view: int) -> Iterable[dict[str, Tensor]]:
             rows = range(len(dataset))
             keys: list[Any] = [(row, view * len(dataset) + row) for row in rows] if augmented else list(rows)
-            for batch in self._loader(dataset, sampler=keys, batch_size=_EVAL_BATCH):
+            for batch in self.make_loader(dataset, sampler=keys, batch_size=_EVAL_BATCH):
                 yield self.on_after_batch_transfer({k: v.to(device) for k, v in batch.items()}, 0)
 
         return batches
-
-
-class GeneratedGeolocationDataModule(GeolocationDataModule):
-    """The same on generated data, for demonstrations and tests.
-
-    Args:
-        generated: ``{root, …}`` and arguments of :func:`write_generated_country`. The data is written when ``root``
-            is that folder and holds none; any other ``root`` must exist, so a mistyped path is an error.
-        options: of :class:`GeolocationDataModule`.
-    """
-
-    def __init__(self, root: str, generated: dict[str, Any], **options: Any) -> None:
-        super().__init__(root, **options)
-        self.generated = dict(generated)
-
-    def prepare_data(self) -> None:
-        """Writes the generated country once."""
-        from .generated import write_generated_country
-
-        options = dict(self.generated)
-        target = options.pop("root")
-        if os.path.abspath(target) != os.path.abspath(self.root):
-            if not self.root.is_dir():
-                raise DatasetNotFoundError(f"no folder root='{self.root}'; pass datamodule.root=FOLDER with train.csv.")
-        elif not (self.root / "train.csv").is_file():
-            log.info("writing the generated country to %s", self.root)
-            write_generated_country(self.root, **options)
-        if not (self.root / "cell_metadata.csv").is_file() and os.path.abspath(target) == os.path.abspath(self.root):
-            self.splits.write_cells(self.root / "cell_metadata.csv")

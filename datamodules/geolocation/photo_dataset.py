@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from ..images import centre_box, crop, random_box, read_image
 from .photo_table import PhotoTable
+from .shard_pictures import ShardPictures
 
 Key = int | tuple[int, int]  # a row, or a row and the number of the draw
 
@@ -26,6 +27,7 @@ class PhotoDataset(Dataset[dict[str, Any]]):
         area: share of the largest square that a random crop keeps, smallest and largest.
         ratio: width / height of a random crop, smallest and largest.
         seed: of the run.
+        shards: where the pictures are, if not in files of their own.
     """
 
     def __init__(
@@ -36,9 +38,10 @@ class PhotoDataset(Dataset[dict[str, Any]]):
         area: tuple[float, float] = (0.8, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         seed: int = 0,
+        shards: ShardPictures | None = None,
     ) -> None:
         self.table, self.cell, self.image_px = table, cell, image_px
-        self.area, self.ratio, self.seed = area, ratio, seed
+        self.area, self.ratio, self.seed, self.shards = area, ratio, seed, shards
 
     def __len__(self) -> int:
         return len(self.table)
@@ -54,7 +57,10 @@ class PhotoDataset(Dataset[dict[str, Any]]):
 
     def picture(self, row: int, draw: int | None) -> Tensor:
         """uint8 (3, image_px, image_px)."""
-        image = read_image(self.table.image_path(row))
+        if self.shards:
+            image = self.shards.image(int(self.table.line[row]) - 2)  # line 1 is the header
+        else:
+            image = read_image(self.table.image_path(row))
         height, width = image.shape[-2:]
         if draw is None:
             return crop(image, centre_box(height, width), self.image_px)

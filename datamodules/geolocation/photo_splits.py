@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from ..errors import StagewiseError
@@ -146,9 +147,12 @@ class PhotoSplits:
         }
 
     def _read_cells(self, names: list[str]) -> CellTable | None:
-        if not self._has_cell_file():
-            return None
-        return CellTable.read_csv(self.cells_path or self.root / "cell_metadata.csv", names)
+        path = self.cell_file()
+        return CellTable.read_csv(path, names) if path else None
+
+    def cell_file(self) -> Path | None:
+        """The cell table that was given, if there is one."""
+        return Path(self.cells_path or self.root / "cell_metadata.csv") if self._has_cell_file() else None
 
     def write_cells(self, path: Path) -> None:
         """Builds the geocells of train and writes them as ``cell_metadata.csv``."""
@@ -161,11 +165,12 @@ class PhotoSplits:
         digest.update(np.ascontiguousarray(train.lat_lon_deg).data)
         digest.update(np.ascontiguousarray(train.region).data)
         path = self.cache_dir / "cells" / digest.hexdigest() / "cell_metadata.csv"
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}.part")
-            self._fit_cells(train, names).write_csv(part, names)
-            os.replace(part, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):  # of two runs at once one makes them, the other waits
+            if not path.is_file():
+                part = path.with_suffix(".part")
+                self._fit_cells(train, names).write_csv(part, names)
+                os.replace(part, path)
         log.info("geocells: %s", path)
         return CellTable.read_csv(path, names)
 

@@ -71,7 +71,8 @@ class PictureBranch(nn.Module):
         if head not in HEADS:
             raise StagewiseError(f"branch.head must be one of {', '.join(HEADS)}, got '{head}'.")
         channels, px, classes = int(schema["image"]["channels"]), int(schema["image"]["px"]), len(schema["classes"])
-        self.body = _body(name, pretrained if load else False, channels, dict(model or {}))
+        body = _body(name, pretrained if load else False, channels, dict(model or {}))
+        self.body = body.to(memory_format=torch.channels_last)  # faster convolutions, however the pictures lie
         if load and not pretrained:
             log.warning("picture branch (%s): random weights, because branch.pretrained=false", name)
         self.width = _width(self.body, channels, px)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .answers import Rows, answer
-from .comparison import compare_modalities
+from .comparison import compare_modalities, compare_rules
 from .pictures import draw_all
 from .report import as_text
 from .row_file import FILE, write_rows
@@ -40,18 +40,19 @@ def evaluate(
     Returns:
         ``{split}/name`` -> number of :func:`~.comparison.compare_modalities`, the same under ``baseline/majority/``;
         ``gap/kappa`` of train minus val; ``rule/KIND/name`` of the rules that learn nothing by gradient, those that
-        learn fitted on val; ``train_rows``. And the report.
+        learn fitted on val, see :func:`~.comparison.compare_rules`; ``train_rows``. And the report.
     """
     rows = {
         name: answer(module, datamodule, name) for name in {split, "train", "val"} & set(datamodule.splits) | {split}
     }
     own, classes = rows[split], module.schema["classes"]
-    answers = modalities(module, own)
+    answers, rules = modalities(module, own), rule_answers(module, rows, split)
     metrics = compare_modalities(answers, own["label"], own["group"], draws)
+    metrics |= compare_rules(rules, answers, own["label"], own["group"], draws)
     metrics["train_rows"] = float(sum(module.schema["class_count"]))
-    metrics |= _majority(module, own) | _gap(rows) | _rules(module, rows, split)
+    metrics |= _majority(module, own) | _gap(rows)
     folder.mkdir(parents=True, exist_ok=True)
-    write_rows(folder / FILE, own, answers, classes, int(module.schema["fold"]), split)
+    write_rows(folder / FILE, own, answers, classes, int(module.schema["fold"]), split, rules)
     title = f"{split} of fold {module.schema['fold']}"
     draw_all(folder, answers, own["label"], classes, metrics, title)
     text = as_text(metrics, title, list(answers))
@@ -89,12 +90,12 @@ def _gap(rows: dict[str, Rows]) -> dict[str, float]:
     return {"gap/train_kappa": train, "gap/val_kappa": val, "gap/kappa": train - val}
 
 
-def _rules(module: "FusionModule", rows: dict[str, Rows], split: str) -> dict[str, float]:
-    """What each rule would have made of the same probabilities; train rows of a fitted rule are those of val."""
+def rule_answers(module: "FusionModule", rows: dict[str, Rows], split: str) -> dict[str, Any]:
+    """Kind -> (N, K), what each rule makes of the same probabilities; train rows of a fitted rule are those of val."""
     if module.network.rule is None or "val" not in rows:
         return {}
     own, options = rows[split], module.hparams["rule"] or {}
-    metrics: dict[str, float] = {}
+    answers = {}
     for kind in RULES:
         rule = make_rule(len(module.schema["classes"]), 0, **{**options, "kind": kind})
         if rule.fitted and split == "val":
@@ -103,10 +104,8 @@ def _rules(module: "FusionModule", rows: dict[str, Rows], split: str) -> dict[st
             if rule.fitted:
                 fit_rule(rule, rows["val"])
             said = apply_rule(rule, own)
-        p = np.where(have_both(own)[:, None], np.nan_to_num(said), own["probability"])
-        found = figures(tally(p, own["label"], own["group"]))
-        metrics |= {f"rule/{kind}/{name}": float(value[0]) for name, value in found.items()}
-    return metrics
+        answers[kind] = np.where(have_both(own)[:, None], np.nan_to_num(said), own["probability"])
+    return answers
 
 
 def finish(module: "FusionModule", trainer: L.Trainer, datamodule: Any, best: str, folder: Path) -> None:

@@ -12,6 +12,7 @@ from ...datamodules.fusion.table import FusionTable
 from .spelling import MISSING, Spelling, plain, settle
 from .trees import shares
 
+FEATURES = ("sqrt", "log2")
 WEIGHTING = ("balanced", "none", "oversample")
 
 
@@ -31,7 +32,7 @@ class MetadataForest:
         seed: of the forest.
 
     Raises:
-        StagewiseError: an unknown weighting.
+        StagewiseError: an unknown weighting, or a number that means nothing.
 
     >>> x, label, classes = [0, 0, 9, 9], [0, 0, 1, 1], ["L", "H"]
     >>> table = FusionTable.of(list("abcd"), list("abcd"), label, classes=classes, numbers={"x": x})
@@ -51,6 +52,10 @@ class MetadataForest:
     ) -> None:
         if weighting not in WEIGHTING:
             raise StagewiseError(f"forest.weighting must be one of {', '.join(WEIGHTING)}, got '{weighting}'.")
+        if min(trees, min_samples_leaf) < 1:
+            raise StagewiseError(f"forest: trees={trees} and min_samples_leaf={min_samples_leaf} must be at least 1.")
+        if max_features not in (*FEATURES, None) and not (isinstance(max_features, float) and 0 < max_features <= 1):
+            raise StagewiseError(f"forest.max_features must be sqrt, log2, null or a share, got '{max_features}'.")
         self.options = {
             "trees": trees,
             "min_samples_leaf": min_samples_leaf,

@@ -7,9 +7,11 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ...datamodules.errors import CheckpointError, StagewiseError
+from ..base import TaskModule
 from ..metrics import PredictionTable
 from ..start import rank_zero_first
 from . import evaluation, predicting
@@ -20,6 +22,7 @@ from .objective import FusionObjective
 from .out_of_fold import forest_probabilities
 from .rules import fit_rule
 from .scores import figures, recalls, tally
+from .settings import check_checkpoint, check_pictures, check_settings
 from .transfer import load_branch, read_branch
 
 log = logging.getLogger(__name__)
@@ -30,7 +33,7 @@ _NO_START = (
 )
 
 
-class FusionModule(L.LightningModule):
+class FusionModule(TaskModule):
     """Trains a :class:`FusionNetwork`: which phase is a wound in, by its metadata and its thermal pictures.
 
     The network is built in ``setup`` from the data module's schema, or from a checkpoint. The forest is fitted there,
@@ -46,7 +49,11 @@ class FusionModule(L.LightningModule):
         image_from: checkpoint of a run with ``modality=image``, whose branch a fusion starts from.
         allow_random_head: fuses a branch that was never trained; only to see what it does.
         evaluation: ``{draws}`` of :func:`evaluation.evaluate`.
+        scored: on test, at the end of a run; not where a fusion starts from it, which scores it on the same rows.
         optimizer: a :class:`GroupedOptimizer`; not needed for inference.
+
+    Raises:
+        StagewiseError: settings of :func:`~.settings.check_settings`.
     """
 
     def __init__(
@@ -59,10 +66,12 @@ class FusionModule(L.LightningModule):
         image_from: str | None = None,
         allow_random_head: bool = False,
         evaluation: dict[str, Any] | None = None,
+        scored: bool = True,
         optimizer: Any = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"])
+        check_settings(self.hparams)
         self.optimizer = optimizer
         self.schema: dict[str, Any] = {}
         self.provenance: dict[str, Any] = {}  # the data module's configuration, for evaluate.py
@@ -78,14 +87,10 @@ class FusionModule(L.LightningModule):
         """As they stand in metric names."""
         return [str(name).replace(" ", "_") for name in self.schema["classes"]]
 
-    @property
-    def data(self) -> Any:
-        """The data module of the trainer."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
-
     def setup(self, stage: str) -> None:
         """Builds the network for the data's classes and pictures; fits the forest, or finds it in the cache."""
         if not self.schema:
+            check_pictures(self.hparams["modality"], self.data.splits)
             self.build(self.data.schema, load=True)
             with rank_zero_first(self.trainer):
                 self._fit_forest()
@@ -112,6 +117,7 @@ class FusionModule(L.LightningModule):
         self.objective = FusionObjective(schema["class_count"], **(self.hparams["loss"] or {}))
         self.val_confusion = MulticlassConfusionMatrix(len(schema["classes"]))
         self.table = PredictionTable(("row", "label", "picture", "probability"))
+        self.train_loss = MeanMetric()  # logged once an epoch: at each step it cost a tenth of a small network's time
 
     def _start(self, path: str | None) -> None:
         branch = self.network.picture
@@ -123,11 +129,10 @@ class FusionModule(L.LightningModule):
         self.alone = {name: value.detach().cpu().clone() for name, value in branch.state_dict().items()}
 
     def _fit_forest(self) -> None:
-        tables = {name: self.data.table(name) for name in self.data.splits}
         if self.hparams["modality"] == "image":
             return
-        options = {"cache_dir": ".cache/stagewise", **(self.hparams["forest"] or {})}
-        found = forest_probabilities(tables, **options)
+        tables = {name: self.data.table(name) for name in self.data.splits}
+        found = forest_probabilities(tables, **{"cache_dir": ".cache/stagewise", **(self.hparams["forest"] or {})})
         self.metadata = found["probability"]
         train = {"ids": tables["train"].ids.tolist(), "probability": self.metadata["train"]}
         self.forest = {"state": found["state"], "train": train}
@@ -142,14 +147,6 @@ class FusionModule(L.LightningModule):
             return found
         return torch.from_numpy(MetadataForest.from_state(self.forest["state"]).probabilities(table))
 
-    def configure_optimizers(self) -> Any:
-        """What the :class:`GroupedOptimizer` makes of this module; nothing where there is no parameter."""
-        if not any(True for _ in self.parameters()):
-            return None
-        if self.optimizer is None:
-            raise StagewiseError("the module has no optimizer; pass optimizer=GroupedOptimizer(...).")
-        return self.optimizer(self)
-
     # --- one step for all splits ---
 
     def answer(self, batch: dict[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -161,21 +158,29 @@ class FusionModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
         """One batch of rows; None where nothing is trained, or no row has a picture to learn from."""
-        seen = batch["has_image"].bool()
-        if not seen.any() or not any(p.requires_grad for p in self.parameters()):
+        seen, trained = batch["has_image"].bool(), [p for p in self.parameters() if p.requires_grad]
+        if seen.any() and trained:
+            out = self.answer(batch, "train")
+            levels = {"levels": out["levels"]} if "levels" in out else {}
+            loss: Tensor = self.objective({"probability": out["probability"][seen], **levels}, batch["label"][seen])
+        elif trained and self.trainer.world_size > 1:  # the other processes wait for this one's gradients
+            loss = torch.stack([p.sum() for p in trained]).sum() * 0
+        else:
             return None
-        out = self.answer(batch, "train")
-        levels = {"levels": out["levels"]} if "levels" in out else {}
-        loss: Tensor = self.objective({"probability": out["probability"][seen], **levels}, batch["label"][seen])
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=int(seen.sum()))
+        self.train_loss.update(loss.detach(), int(seen.sum()))
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the mean loss of the rows."""
+        if self.train_loss.update_called:
+            self.log_figures("train", {"loss": self.train_loss.compute()})
+            self.train_loss.reset()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """One batch of val."""
         out = self.answer(batch, "val")
-        values = {"row": batch["row"], "label": batch["label"]}
-        values |= {name: out[name].float() for name in ("picture", "probability")}
-        self.table.update(batch["sample_id"], values)
+        answers = {name: out[name].float() for name in ("picture", "probability")}
+        self.table.update(batch["sample_id"], {"row": batch["row"], "label": batch["label"], **answers})
 
     def on_validation_epoch_start(self) -> None:
         """Counts anew."""
@@ -200,8 +205,7 @@ class FusionModule(L.LightningModule):
         found |= {f"recall/{name}": value for name, value in zip(self.class_names, recalls(counted))}
         p, y = (torch.from_numpy(one).to(self.device) for one in (probability, label))
         found["loss"] = float(self.objective({"probability": p}, y))
-        values = {f"val/{name}": torch.tensor(value, dtype=torch.float32) for name, value in found.items()}
-        self.log_dict({name: value for name, value in values.items() if not value.isnan()})
+        self.log_figures("val", {name: value for name, value in found.items() if value == value})  # without NaN
         # every rank has all rows, and the ranks' counts are added up
         own = slice(self.trainer.global_rank, None, self.trainer.world_size)
         self.val_confusion.update(p.argmax(1)[own], y[own])
@@ -221,9 +225,7 @@ class FusionModule(L.LightningModule):
         state = checkpoint["fusion"]
         if not self.schema:
             self.build(state["schema"], load=False)
-        differs = [k for k in ("classes", "image", "splits", "key") if state["schema"][k] != self.schema[k]]
-        if differs:
-            raise CheckpointError(f"the checkpoint's {', '.join(differs)} are not those of this data; train anew.")
+        check_checkpoint(state, self.schema, self.forest)
         self.forest, self.alone, self.metrics = state["forest"], state["alone"], state["metrics"]
         self.provenance = self.provenance or checkpoint.get("provenance", {})  # a run that starts here keeps its own
 
@@ -231,7 +233,8 @@ class FusionModule(L.LightningModule):
 
     def finish(self, trainer: L.Trainer, datamodule: Any, best: str, folder: str) -> None:
         """Scores the best checkpoint on test and writes the figures into it; see :func:`evaluation.finish`."""
-        evaluation.finish(self, trainer, datamodule, best, Path(folder))
+        if self.hparams["scored"]:
+            evaluation.finish(self, trainer, datamodule, best, Path(folder))
 
     def evaluate(self, datamodule: Any, trainer: L.Trainer, split: str, folder: str) -> tuple[dict[str, float], str]:
         """Scores a split; see :func:`evaluation.evaluate`."""

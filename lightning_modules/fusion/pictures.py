@@ -10,6 +10,7 @@ from ..figures import draw_confusion, pyplot, save
 from .comparison import Answers
 from .scores import tally
 
+_COLOURS = {"metadata": "tab:blue", "image": "tab:orange", "image_opened": "tab:brown", "fusion": "tab:green"}
 SHOWN = ("kappa", "kappa_quadratic", "accuracy", "macro_f1")
 
 
@@ -35,7 +36,7 @@ def draw_all(
     everyone = np.full(len(label), "all")
     for name, p in answers.items():
         matrix = tally(p, label, everyone).confusion.sum(0).astype(np.int64)
-        draw_confusion(matrix, classes, folder / f"confusion_{name}.png", f"{title}, {name}")
+        draw_confusion(matrix, classes, folder / f"confusion_{name}.png", f"{title}: {_words(name)}")
     _draw_reliability(folder / "reliability.png", answers, label, title)
     _draw_modalities(folder / "modalities.png", list(answers), metrics, title)
 
@@ -49,8 +50,10 @@ def _draw_reliability(path: Path, answers: Answers, label: NDArray[np.int64], ti
         used = bins[bins[:, 0] > 0]
         stated, right = used[:, 1] / used[:, 0], used[:, 2] / used[:, 0]
         axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-        axis.scatter(stated, right, s=12 + 160 * used[:, 0] / len(label), color="tab:blue", alpha=0.8)
-        axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="stated probability", title=name)
+        axis.scatter(stated, right, s=12 + 160 * used[:, 0] / len(label), color=_COLOURS[name], alpha=0.8, zorder=3)
+        axis.set(
+            xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", xlabel="stated probability", title=_words(name)
+        )
     axes[0][0].set_ylabel("share of right answers")
     figure.suptitle(f"{title}: reliability, the area of a point is its rows")
     save(figure, path)
@@ -64,11 +67,15 @@ def _draw_modalities(path: Path, names: Sequence[str], metrics: Mapping[str, flo
             np.array([metrics[f"{name}/{key}{end}"] for key in SHOWN]) for end in ("", "/ci_low", "/ci_high")
         )
         place = np.arange(len(SHOWN)) + (i - (len(names) - 1) / 2) * width
-        axis.bar(place, np.nan_to_num(value), width, label=name)
+        axis.bar(place, np.nan_to_num(value), width, label=_words(name), color=_COLOURS[name])
         reach = np.nan_to_num(np.stack([value - low, high - value])).clip(0)
         axis.errorbar(place, np.nan_to_num(value), reach, fmt="none", color="black", capsize=3, linewidth=1)
     axis.axhline(0, color="black", linewidth=0.8)
-    axis.set(xticks=range(len(SHOWN)), xticklabels=[key.replace("_", " ") for key in SHOWN])
+    axis.set(xticks=range(len(SHOWN)), xticklabels=[_words(key) for key in SHOWN], ylabel="higher is better")
     axis.set_title(f"{title}: the same rows, 95 % intervals over patients")
-    axis.legend(loc="upper left", fontsize=9)
+    figure.legend(loc="outside right upper", fontsize=9)  # beside the bars: in their frame it would lie on some
     save(figure, path)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -4,15 +4,16 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...datamodules.errors import StagewiseError
 from ..text_tables import number, table
-from .comparison import SINGLES, best_single, compare_modalities
+from .comparison import SINGLES, Answers, best_single, compare_modalities, compare_rules
 from .evaluation import write_metrics
 from .pictures import draw_all
-from .report import lead_lines, modality_table
+from .report import lead_lines, modality_table, rule_lines
 from .row_file import FILE, RowFile, read_rows, write_rows
 from .scores import DRAWS, corrected_p, kappa_of
 
@@ -29,8 +30,9 @@ def pool_runs(folders: Sequence[str], output: str, draws: int = DRAWS) -> tuple[
         draws: of the intervals.
 
     Returns:
-        ``pooled/name`` -> number of :func:`~.comparison.compare_modalities` over all rows; ``fold/modality/kappa/mean``
-        and ``/sd`` over the folds; ``fold/lead/best_single/kappa/p`` of :func:`~.scores.corrected_p`. And the report.
+        ``pooled/name`` -> number of :func:`~.comparison.compare_modalities` and :func:`~.comparison.compare_rules` over
+        all rows; ``fold/modality/kappa/mean`` and ``/sd`` over the folds; ``fold/lead/best_single/kappa/p`` of
+        :func:`~.scores.corrected_p`. And the report.
 
     Raises:
         DatasetNotFoundError: a run without rows.
@@ -39,6 +41,7 @@ def pool_runs(folders: Sequence[str], output: str, draws: int = DRAWS) -> tuple[
     runs = [read_rows(Path(folder) / _FOLDER / FILE) for folder in folders]
     whole = _joined(runs, folders)
     metrics = compare_modalities(whole.answers, whole.label, whole.group, draws)
+    metrics |= compare_rules(whole.rules, whole.answers, whole.label, whole.group, draws)
     metrics |= _over_folds(runs, folders)
     target = Path(output)
     target.mkdir(parents=True, exist_ok=True)
@@ -60,7 +63,6 @@ def _joined(runs: Sequence[RowFile], folders: Sequence[str]) -> RowFile:
             raise StagewiseError(
                 f"'{folder}' has other classes or another modality than '{folders[0]}'; pool one model."
             )
-    shared = [name for name in first.answers if all(name in run.answers for run in runs)]
     ids, fold, group = (np.concatenate([getattr(run, key) for run in runs]) for key in ("ids", "fold", "group"))
     if len(np.unique(ids)) < len(ids):
         twice = next(one for one in ids if (ids == one).sum() > 1)
@@ -68,8 +70,14 @@ def _joined(runs: Sequence[RowFile], folders: Sequence[str]) -> RowFile:
     tested = {(one, run) for run, own in enumerate(runs) for one in set(own.group.tolist())}
     if len(tested) > len(np.unique(group)):
         raise StagewiseError("a patient's rows were tested by two of the runs: their splits are by row; use by=group.")
-    answers = {name: np.concatenate([run.answers[name] for run in runs]) for name in shared}
-    return RowFile(ids, group, fold, np.concatenate([run.label for run in runs]), answers, first.classes)
+    answers, rules = (_shared([getattr(run, key) for run in runs]) for key in ("answers", "rules"))
+    return RowFile(ids, group, fold, np.concatenate([run.label for run in runs]), answers, first.classes, rules)
+
+
+def _shared(parts: Sequence[Answers]) -> dict[str, Any]:
+    """Name -> (N, K) over all runs, of what every run has."""
+    names = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
 def _over_folds(runs: Sequence[RowFile], folders: Sequence[str]) -> dict[str, float]:
@@ -108,7 +116,7 @@ def _write_pooled(path: Path, runs: Sequence[RowFile]) -> None:
     for number_of_run, run in enumerate(runs):
         part = path.with_name(f".{path.name}.{number_of_run}")
         rows = {"ids": run.ids, "group": run.group, "label": run.label}
-        write_rows(part, rows, run.answers, run.classes, int(run.fold[0]), "test")
+        write_rows(part, rows, run.answers, run.classes, int(run.fold[0]), "test", run.rules)
         parts.append(part.read_text(encoding="utf-8").splitlines(keepends=True))
         part.unlink()
     path.write_text("".join(parts[0][:1] + [line for part in parts for line in part[1:]]), encoding="utf-8")
@@ -130,6 +138,7 @@ def _as_text(metrics: dict[str, float], title: str, runs: Sequence[RowFile]) -> 
         "",
         *modality_table(metrics, names),
         *lead_lines(metrics),
+        *rule_lines(metrics),
         "",
         *table(header, rows),
     ]

@@ -41,8 +41,10 @@ def predict_rows(module: "FusionModule", source: str, target: str, limit: int | 
         shares in train answer) and ``note`` (categories that no train row had).
 
     Raises:
-        StagewiseError: a file without rows, or a limit below 1.
+        StagewiseError: a file without rows, or none that can be answered; a limit below 1; a target that is a file.
     """
+    if Path(target).is_file():
+        raise StagewiseError(f"output='{target}' is a file; pass a folder.")
     new = read_new(source, module.schema)
     count = len(new.table) if limit is None else min(limit, len(new.table))
     if count < 1:
@@ -51,6 +53,10 @@ def predict_rows(module: "FusionModule", source: str, target: str, limit: int | 
     metadata = module.metadata_of("new", table)
     rows = rows_of(module.network, answer_items(module, _batches(module, new, count), metadata), metadata, table)
     answers = _described(module, table, rows)
+    if all(one["used"] == "neither" for one in answers):
+        columns = [module.schema["columns"]["image"]] if module.network.picture is not None else []
+        columns += [*table.number_names, *table.category_names] if module.forest is not None else []
+        raise StagewiseError(f"no row of input='{source}' has a value that the model reads: {', '.join(columns)}.")
     _write(Path(target), answers)
     log.info("answered by: %s", dict(Counter(one["used"] for one in answers)))
     return answers

@@ -24,10 +24,8 @@ def as_text(metrics: Metrics, title: str, modalities: Sequence[str]) -> str:
         "",
         *modality_table(metrics, modalities),
         *lead_lines(metrics),
+        *rule_lines(metrics),
     ]
-    if rules := sorted({name.split("/")[1] for name in metrics if name.startswith("rule/")}):
-        rows = [[kind, *(number(metrics[f"rule/{kind}/{key}"]) for key in _SHORT)] for kind in rules]
-        lines += ["", "  the same probabilities under each rule:", *table(["", *_SHORT], rows)]
     if "gap/kappa" in metrics:
         train, val, gap = (number(metrics[f"gap/{key}"]) for key in ("train_kappa", "val_kappa", "kappa"))
         lines += ["", f"  kappa on train {train}, on val {val}: gap {gap}"]
@@ -57,3 +55,14 @@ def lead_lines(metrics: Metrics) -> list[str]:
         for name in (*SINGLES, "best_single")
     ]
     return ["", "  fusion minus", *table(["", *(key.replace("_", " ") for key in LEADS), "p of kappa"], rows)]
+
+
+def rule_lines(metrics: Metrics) -> list[str]:
+    """What each rule makes of the same probabilities, and how far it is ahead in kappa."""
+    kinds = sorted({name.split("/")[1] for name in metrics if name.startswith("rule/")})
+    if not kinds:
+        return []
+    names = [*_SHORT, *(f"lead/{one}/kappa" for one in ("metadata", "best_single"))]
+    rows = [[kind, *(with_interval(metrics, f"rule/{kind}/{name}") for name in names)] for kind in kinds]
+    header = ["", *(key.replace("_", " ") for key in _SHORT), "kappa minus metadata's", "minus the best single's"]
+    return ["", "  the same probabilities under each rule", *table(header, rows)]

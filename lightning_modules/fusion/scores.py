@@ -128,11 +128,18 @@ def draws_of(patients: int, draws: int = DRAWS, seed: int = 0) -> NDArray[np.int
 
 def interval(values: Numbers) -> tuple[float, float]:
     """2.5 % and 97.5 % of the draws; NaN where more than one in twenty is not defined."""
-    known = values[~np.isnan(values)]
-    if len(known) < 0.95 * max(len(values), 1):
-        return float("nan"), float("nan")
-    low, high = np.quantile(known, [0.025, 0.975])
+    low, high = np.quantile(_known(values), [0.025, 0.975])
     return float(low), float(high)
+
+
+def standard_error(values: Numbers) -> float:
+    """Standard deviation of the draws; NaN where :func:`interval` is."""
+    return float(_known(values).std())
+
+
+def _known(values: Numbers) -> Numbers:
+    known = values[~np.isnan(values)]
+    return known if len(known) >= 0.95 * max(len(values), 1) else np.array([np.nan])
 
 
 def swapped_p(ours: Tally, theirs: Tally, name: str = "kappa", draws: int = DRAWS, seed: int = 0) -> float:

@@ -19,7 +19,7 @@ _SAME = {  # what must not differ, and how a person says it
     "key": "data",
     "permuted": "labels",
 }
-_REMEDY = "train it anew on the same data: lightning_module.modality=image with the same datamodule options"
+_REMEDY = "remove its folder to train it anew, or pass one of modality=image with the same datamodule options"
 
 
 def read_branch(path: str, schema: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ...datamodules.errors import CheckpointError, StagewiseError
 from ...datamodules.geolocation.geodesy import haversine_km
+from ..base import TaskModule
 from ..metrics import PredictionTable
 from ..start import load_start, rank_zero_first
 from . import decoding, evaluation, losses, predicting, scores
@@ -34,7 +35,7 @@ _TABLE = (
 )
 
 
-class GeolocationModule(L.LightningModule):
+class GeolocationModule(TaskModule):
     """Trains, validates and tests a :class:`GeolocationNetwork` end to end.
 
     The network is built in ``setup`` from the data module's geography, or from a checkpoint.
@@ -84,11 +85,6 @@ class GeolocationModule(L.LightningModule):
         """Regions as they stand in metric names."""
         return [scores.slug(name) for name in self.geography["region_names"]]
 
-    @property
-    def data(self) -> Any:
-        """The data module of the trainer."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
-
     def setup(self, stage: str) -> None:
         """Builds the network from the data's geography and loads the weights of the phase before."""
         starts = self.hparams["start_from"] is not None
@@ -107,12 +103,6 @@ class GeolocationModule(L.LightningModule):
         self.train_table = PredictionTable(("error_km", "label", "predicted"))
         self.eval_table = PredictionTable(_TABLE)
 
-    def configure_optimizers(self) -> Any:
-        """What the :class:`GroupedOptimizer` makes of this module."""
-        if self.optimizer is None:
-            raise StagewiseError("the module has no optimizer; pass optimizer=GroupedOptimizer(...).")
-        return self.optimizer(self)
-
     def on_fit_start(self) -> None:
         """Says how the imbalance is corrected; fills the feature cache where one is asked for."""
         log.info("class imbalance is corrected by: %s", self.objective.balance)
@@ -128,15 +118,9 @@ class GeolocationModule(L.LightningModule):
 
     def _log_losses(self, prefix: str, parts: dict[str, Tensor], size: int) -> None:
         train = prefix == "train"
-        names = {
-            "total": "loss",
-            "province": "loss_province",
-            "cell": "loss_geocell",
-            "offset": "loss_offset",
-            "aux": "loss_aux",
-        }
-        values = {f"{prefix}/{names[k]}": v.detach() for k, v in parts.items()}
-        self.log_dict(values, on_step=train, on_epoch=True, prog_bar=train, batch_size=size, sync_dist=not train)
+        names = {"total": "loss", "cell": "loss_geocell"}
+        values = {f"{prefix}/{names.get(k, 'loss_' + k)}": v.detach() for k, v in parts.items()}
+        self.log_dict(values, on_step=train, on_epoch=True, prog_bar=train, batch_size=size, sync_dist=True)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch; also keeps the end-to-end error of its likeliest cell."""
@@ -158,7 +142,7 @@ class GeolocationModule(L.LightningModule):
         values = scores.error_scores(rows["error_km"]) | scores.region_scores(
             rows["predicted"], rows["label"], self.geography["region_names"]
         )
-        self.log_dict({f"train/{k}": v for k, v in values.items()})
+        self.log_figures("train", values)
         self.train_table.reset()
 
     def _evaluation_step(self, batch: dict[str, Tensor], prefix: str) -> None:
@@ -211,7 +195,7 @@ class GeolocationModule(L.LightningModule):
     def _finish(self, prefix: str, rows: dict[str, Tensor]) -> None:
         self.evaluated = rows
         values = scores.end_to_end_scores(rows, self.geography["region_names"], self.calibration)
-        self.log_dict({f"{prefix}/{k}": torch.tensor(v, dtype=torch.float32) for k, v in values.items()})
+        self.log_figures(prefix, values)
         self.eval_table.reset()
 
     # --- checkpoints ---

@@ -93,6 +93,16 @@ def test_arguments_are_checked(arguments):
         BestMedianCheckpoint("ckpt", "run", monitor="val/score", **arguments)
 
 
+def test_the_score_to_beat_wins_where_nothing_beats_it(tiny, tmp_path):
+    stages = StagedUnfreezing({"heads": {"open": ["heads"], "epochs": 4}}, monitor="val/score", dirpath=str(tmp_path))
+    best, _ = fit(tiny, tmp_path, [9, 9, 2, 2], [stages], start=3.0, sanity=-1, window=3)
+    assert (best.best_score, best.best_epoch) == (2.0, 4)  # the medians are 9, 9, 9, 2: without the 3
+    stages = StagedUnfreezing({"heads": {"open": ["heads"], "epochs": 2}}, monitor="val/score", dirpath=str(tmp_path))
+    best, _ = fit(tiny, tmp_path, [3, 2], [stages], start=1.0, sanity=-1)
+    assert (best.best_score, best.best_epoch) == (1.0, 0)
+    assert tiny.same(load(best.best_model_path)["state_dict"], tiny.weights(tiny.TinyModule()))
+
+
 def test_the_evaluation_of_a_stage_that_trains_nothing_can_win(tiny, tmp_path):
     plan = {"frozen": {"open": []}, "heads": {"open": ["heads"], "epochs": 2}}
     stages = StagedUnfreezing(plan, monitor="val/score", dirpath=str(tmp_path))

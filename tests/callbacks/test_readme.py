@@ -11,7 +11,7 @@ README = Path(stagewise.__file__).parent / "callbacks" / "README.md"
 def test_the_examples_run_as_they_stand(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     namespace = {"__name__": "readme"}
     for number, block in enumerate(blocks):
         exec(compile(block, f"README block {number}", "exec"), namespace)

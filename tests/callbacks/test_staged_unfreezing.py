@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from omegaconf import OmegaConf
 
 from stagewise.callbacks import BestMedianCheckpoint, StagedUnfreezing
+from stagewise.callbacks.stage_progress import StageProgress
 from stagewise.callbacks.supported import is_supported
 from stagewise.callbacks.trainable import BatchNormGuard, frozen_batchnorms, set_trainable
 from stagewise.lightning_modules.optim import GroupedOptimizer
@@ -179,6 +180,23 @@ def test_a_full_sanity_check_is_the_score_to_beat(tiny, staged, tmp_path):
     before = tiny.weights(module)
     tiny.fit(tmp_path, module, [stages], num_sanity_val_steps=-1)
     assert stages.start_value == 1.0 and tiny.same(before, tiny.weights(module))
+
+
+def test_a_resumed_run_keeps_the_score_to_beat(tiny, tmp_path):
+    checkpoint = None
+    for _ in range(2):  # Lightning repeats the sanity check where the checkpoint is of the end of an epoch
+        stages = StagedUnfreezing({"heads": HEADS}, monitor="val/score", dirpath=str(tmp_path))
+        every = BestMedianCheckpoint(str(tmp_path), "run", monitor="val/score")
+        module = tiny.TinyModule(scores=[4, 3], start=1.0 if checkpoint is None else 5.0)
+        tiny.fit(tmp_path, module, [stages, every], checkpoint, num_sanity_val_steps=-1)
+        assert (stages.start_value, stages.progress.best, every.best_score) == (1.0, 1.0, 1.0)
+        assert stages.stage_summary() == "stages by val/score: heads 3 (-2, rolled back)"
+        checkpoint = tmp_path / "run_epoch_1.ckpt"
+
+
+def test_a_stage_that_gains_nothing_says_so_without_a_minus():
+    progress = StageProgress("max", best_before=0.5, stage_best=0.5)
+    assert f"{progress.gain:+.4g}" == "+0"
 
 
 def test_a_partial_sanity_check_does_not_count(tiny, staged, tmp_path):

@@ -88,6 +88,14 @@ def test_a_draw_is_a_function_of_seed_and_number(made):
     assert any(not torch.equal(images[draw], other[pictured, draw]["image"]) for draw in range(5))
 
 
+def test_a_batch_is_its_samples_one_by_one(made):
+    data = next(d for d in (made(fold=fold) for fold in range(3)) if "r3" in d.table("train").ids)
+    dataset = data.dataset("train", training=True)  # r3 has no picture
+    keys = [(row, 7 * row) for row in range(len(dataset))]
+    for together, alone in zip(dataset.__getitems__(keys), (dataset[key] for key in keys), strict=True):
+        assert same(together, alone)
+
+
 def test_a_run_goes_on_with_the_very_batches_it_would_have_seen(made):
     whole = list(made().train_dataloader())
     loader = made().train_dataloader()
@@ -177,6 +185,10 @@ def test_new_rows_are_cropped_as_those_of_the_training(made, clinic, caplog):
         ({"image": {"colormap": "jett", "channels": 1}}, "'jett', which matplotlib has not"),
         ({"image": {"channels": 2}}, "channels 1 or 3"),
         ({"image": {"zoom": 1.0}}, r"image\.zoom is a share"),
+        ({"loader": {"batch_size": 0}}, r"loader\.batch_size must be a whole number of at least 1, got 0"),
+        ({"columns": {"group": "label"}}, "'label' as label and as group"),
+        ({"splits": {"folds": 1}}, r"splits\.folds must be a whole number of at least 2, got 1"),
+        ({"fold": "a"}, r"datamodule\.fold must be a number from 0 to 2, got a"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(made, options, words):
@@ -188,6 +200,17 @@ def test_settings_that_mean_nothing_are_refused(made, options, words):
 def test_classes_that_are_none_are_refused(classes):
     with pytest.raises(StagewiseError, match="two different names"):
         FusionDataModule("x", classes)
+
+
+def test_a_batch_larger_than_train_is_refused(made):
+    with pytest.raises(StagewiseError, match=r"batch_size is 4000, but train has \d+ rows"):
+        made(loader={"batch_size": 4000, "num_workers": 0}).train_dataloader()
+
+
+def test_no_picture_is_cut_of_a_table_that_cannot_be_split(made, tmp_path):
+    with pytest.raises(StagewiseError, match="there are 18 groups; take at most as many"):
+        made(splits={"folds": 19})
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_split_that_is_not_there_names_those_that_are(made):

@@ -74,7 +74,7 @@ def test_a_class_that_a_split_lacks_is_named_with_its_fold():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"fold": 3}, r"datamodule\.fold is 3, but the folds are 0 to 2"),
+        ({"fold": 3}, r"datamodule\.fold must be a number from 0 to 2, got 3"),
         ({"folds": 61}, "there are 60 groups"),
         ({"folds": 1}, "at least 2"),
         ({"val_share": 0.0}, "val_share"),

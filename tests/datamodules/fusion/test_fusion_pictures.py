@@ -88,15 +88,18 @@ def test_pictures_in_other_colours_are_refused(tmp_path):
 # --- moves ---
 
 
-def test_a_moved_picture_keeps_its_values_and_mirrors():
-    image = torch.full((1, 16, 16), 180, dtype=torch.uint8)
-    inner = moved(image, True, 1.1, (0.1, -0.05))[:, 4:12, 4:12]
+def test_moved_pictures_keep_their_values_and_mirror():
+    stay, flip, keep = torch.zeros(1, 2), torch.tensor([True]), torch.tensor([False])
+    image = torch.full((1, 1, 16, 16), 180, dtype=torch.uint8)
+    inner = moved(image, flip, torch.tensor([1.1]), torch.tensor([[0.1, -0.05]]))[..., 4:12, 4:12]
     assert (inner == 180).all() and inner.dtype == torch.uint8
-    noise = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8)
-    assert torch.equal(moved(noise, True), noise.flip(-1))
-    assert torch.equal(moved(noise, True, 1.0, (0.25, 0.0))[:, :, 4:], noise.flip(-1)[:, :, :-4])
-    deep = torch.full((1, 8, 8), 40000, dtype=torch.int32).to(torch.uint16)
-    assert moved(deep, False, 1.2).to(torch.int32).min() == 40000
+    noise = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
+    assert torch.equal(moved(noise, flip, torch.ones(1), stay), noise.flip(-1))
+    shifted = moved(noise, flip, torch.ones(1), torch.tensor([[0.25, 0.0]]))
+    assert torch.equal(shifted[..., 4:], noise.flip(-1)[..., :-4])
+    deep = torch.full((1, 1, 8, 8), 40000, dtype=torch.int32).to(torch.uint16)
+    assert moved(deep, keep, torch.tensor([1.2]), stay).to(torch.int32).min() == 40000
+    assert torch.equal(moved(deep, flip, torch.ones(1), stay), deep)
 
 
 # --- store ---

@@ -53,10 +53,28 @@ def test_what_counts_as_missing(clinic, missing):
     assert np.isnan(table.numbers[0, 0]) and table.categories[0, 0] == ""
 
 
-def test_a_column_of_numbers_with_a_word_in_it_is_told(clinic, caplog):
+def test_a_column_of_numbers_with_a_word_in_it_or_with_decimal_commas_is_told(clinic, caplog):
     clinic.rows[4]["age"] = "sixty"
-    assert "age" in read(clinic).category_names
+    for row in clinic.rows:
+        row["bmi"] = "20,5"
+    assert {"age", "bmi"} <= set(read(clinic).category_names)
     assert "'age' counts as categories" in caplog.text and "'sixty' in metadata.csv:6" in caplog.text
+    assert "'bmi' counts as categories" in caplog.text and "'20,5' in metadata.csv:2" in caplog.text
+
+
+def test_a_label_in_other_letters_or_spaces_is_the_same_label(clinic):
+    clinic.rows[0]["label"], clinic.rows[2]["label"] = " LOW ", "Mid"
+    assert read(clinic).label.tolist()[:3] == [0, 0, 1]
+    clinic.rows[0]["label"], clinic.rows[1]["label"] = "NaN", "low"
+    refused(clinic, "metadata.csv:2 has no label")
+    with pytest.raises(BadRowsError, match="label 'Mid' is none of"):  # where letters tell classes apart they count
+        read_table(clinic.write(), FILES, COLUMNS, ["low", "Low", "mid", "high"])
+
+
+def test_a_table_without_the_column_of_pictures_has_none(clinic, caplog):
+    path = clinic.write(header=["id", "patient_id", "age", "label"])
+    assert not any(read_table(path, FILES, COLUMNS, CLASSES).pictures)
+    assert "no column 'image' (columns.image)" in caplog.text
 
 
 def test_all_bad_rows_are_in_one_error(clinic):
@@ -72,7 +90,7 @@ def test_all_bad_rows_are_in_one_error(clinic):
     message = refused(
         clinic,
         "10 bad row(s)",
-        "metadata.csv:2 label 'lov' is none of low, mid, high",
+        "metadata.csv:2 label 'lov' is none of datamodule.classes: low, mid, high",
         "metadata.csv:3 id 'r0' is also in metadata.csv:2",
         "metadata.csv:5 has no group",
         "metadata.csv:6 has no id",
@@ -146,6 +164,25 @@ def test_files_that_are_none(clinic, tmp_path):
     (clinic.root / "metadata.csv").write_text("id,patient_id,label,image\nr0,p0,low,\nr1,p0,low\n")
     with pytest.raises(BadRowsError, match=r"metadata\.csv:3 has 3 cells, the header 4"):
         read_table(clinic.root, FILES, COLUMNS, CLASSES)
+
+
+def test_a_table_that_is_none_names_the_remedy(clinic):
+    (clinic.root / "metadata.csv").write_text("id;patient_id;label;image\n1;2;low;\n")
+    with pytest.raises(BadRowsError, match="Put commas between its cells, not ';'"):
+        read_table(clinic.root, FILES, COLUMNS, CLASSES)
+    (clinic.root / "metadata.csv").write_text("id,age\n")
+    with pytest.raises(BadRowsError, match="has no rows; fill it, or pass input="):
+        read_table(clinic.root, FILES, COLUMNS, CLASSES, labelled=False)
+    clinic.write()
+    clinic.table("boxes.csv", [{"file": "images/1.png"}])
+    with pytest.raises(BadRowsError, match="Rename those that it has"):
+        read_table(clinic.root, FILES | {"boxes": "boxes.csv"}, COLUMNS, CLASSES)
+
+
+def test_a_box_of_a_picture_that_is_missing_is_no_box_of_an_unknown_one(clinic, caplog):
+    clinic.rows[1]["image"] = "images/none.png"
+    refused(clinic, "none.png", files=clinic.boxes(("none.png", 0, 0, 4, 4)))
+    assert "of no picture of the table" not in caplog.text
 
 
 def test_new_rows_need_neither_label_nor_picture_nor_all_columns(clinic, caplog):

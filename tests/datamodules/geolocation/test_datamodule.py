@@ -180,8 +180,9 @@ def test_mistyped_arguments_are_refused(country):
 
 def test_a_mistyped_root_refuses_instead_of_generating(tmp_path):
     module = GeneratedGeolocationDataModule(str(tmp_path / "mistyped"), {"root": str(tmp_path / "generated")})
-    with pytest.raises(DatasetNotFoundError, match=r"no folder root='.*mistyped'; pass datamodule.root=FOLDER"):
-        module.prepare_data()
+    module.prepare_data()
+    with pytest.raises(DatasetNotFoundError, match=r"no train.csv under root=.*mistyped.; pass datamodule.root=FOLDER"):
+        module.setup("fit")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -123,13 +123,15 @@ def test_the_evaluation_writes_everything(fusion_run):
     for name in ("kappa", "kappa_quadratic", "ece", "metadata/kappa", "image/kappa", "fusion/kappa", "gap/kappa"):
         assert f"test/{name}" in metrics
     assert {f"test/rule/{kind}/kappa" for kind in ("average", "tuned", "stacking")} <= set(metrics)
-    assert metrics["test/rule/average/kappa"] == pytest.approx(metrics["test/kappa"])
+    for own in ("kappa", "kappa/ci_low", "lead/metadata/kappa", "lead/best_single/kappa/se"):  # the rule of this model
+        assert metrics[f"test/rule/average/{own}"] == pytest.approx(metrics[f"test/{own}"])
     assert metrics["test/baseline/majority/kappa"] == pytest.approx(0.0)
     assert {"test/lead/best_single/kappa/ci_low", "test/lead/best_single/kappa/p"} <= set(metrics)
     with (folder / "rows.csv").open() as file:
         rows = list(csv.DictReader(file))
     table = fusion_run.data.table("test")
     assert [row["id"] for row in rows] == table.ids.tolist()
+    assert all(row["rule/average:answer"] == row["fusion:answer"] for row in rows)
     assert [row["label"] for row in rows] == [table.classes[k] for k in table.label]
     kappa = kappa_of(np.array([[float(row[f"fusion:{c}"]) for c in table.classes] for row in rows]), table.label)
     assert kappa == pytest.approx(metrics["test/kappa"])
@@ -158,7 +160,7 @@ def test_a_checkpoint_of_another_task_or_data_is_refused(fusion_run):
     with pytest.raises(CheckpointError, match="not one of FusionModule"):
         module.on_load_checkpoint({"state_dict": {}})
     checkpoint["fusion"]["schema"]["key"] = "another"
-    with pytest.raises(CheckpointError, match="key are not those of this data"):
+    with pytest.raises(CheckpointError, match="key are not those of this run"):
         module.on_load_checkpoint(checkpoint)
 
 

@@ -18,11 +18,13 @@ def write_run(folder, fold, rows=30, prefix="", patients="", modalities=("metada
         name: np.exp((1 + k) * np.eye(3)[label] + rng.normal(size=(rows, 3))) for k, name in enumerate(modalities)
     }
     answers = {name: p / p.sum(1, keepdims=True) for name, p in answers.items()}
+    rules = {"average": answers["fusion"], "tuned": answers["fusion"][:, ::-1]} if "fusion" in answers else {}
     ids = np.array([f"{prefix}{fold}-{i}" for i in range(rows)])
     group = np.array([f"{patients or fold}-{i // 3}" for i in range(rows)])
     target = folder / f"run{fold}" / "evaluation_test"
     target.mkdir(parents=True)
-    write_rows(target / "rows.csv", {"ids": ids, "group": group, "label": label}, answers, CLASSES, fold, "test")
+    rows = {"ids": ids, "group": group, "label": label}
+    write_rows(target / "rows.csv", rows, answers, CLASSES, fold, "test", rules)
     (target / "metrics.json").write_text(json.dumps({"test/train_rows": 60.0}))
     return str(target.parent), label, answers
 
@@ -46,12 +48,33 @@ def test_the_pooled_kappa_is_that_of_all_rows_together(tmp_path):
     assert len((tmp_path / "out" / "pooled_rows.csv").read_text().splitlines()) == 91
 
 
+def test_each_rule_is_pooled_with_its_lead_over_the_single_modalities(tmp_path):
+    runs = [write_run(tmp_path, fold) for fold in range(2)]
+    metrics, text = pool_runs([run[0] for run in runs], str(tmp_path / "out"), draws=50)
+    label = np.concatenate([run[1] for run in runs])
+    said = {name: np.concatenate([run[2][name] for run in runs]).argmax(1) for name in ("metadata", "image", "fusion")}
+    kappa = {name: cohen_kappa_score(label, answer) for name, answer in {**said, "tuned": 2 - said["fusion"]}.items()}
+    assert metrics["pooled/rule/tuned/kappa"] == pytest.approx(kappa["tuned"])
+    for single, best in (("metadata", "metadata"), ("best_single", max(("metadata", "image"), key=kappa.get))):
+        lead = f"pooled/rule/tuned/lead/{single}/kappa"
+        assert metrics[lead] == pytest.approx(kappa["tuned"] - kappa[best])
+        assert metrics[f"{lead}/ci_low"] < metrics[lead] < metrics[f"{lead}/ci_high"]
+    rule, model = ("pooled/rule/average/lead/metadata/kappa", "pooled/lead/metadata/kappa")
+    assert (
+        all(metrics[f"{rule}{end}"] == metrics[f"{model}{end}"] for end in ("", "/se", "/p")) and metrics[f"{rule}/se"]
+    )
+    assert "pooled/kappa" in metrics and metrics["pooled/kappa"] == pytest.approx(kappa["fusion"])
+    assert "under each rule" in text and "rule/tuned:L" in (tmp_path / "out" / "pooled_rows.csv").read_text()
+
+
 def test_rows_come_back_as_they_were_written(tmp_path):
     _, label, answers = write_run(tmp_path, 2)
     found = read_rows(tmp_path / "run2" / "evaluation_test" / "rows.csv")
     assert found.classes == tuple(CLASSES) and list(found.answers) == list(answers)
     assert np.array_equal(found.label, label) and set(found.fold) == {"2"}
     assert all(np.allclose(found.answers[name], p, atol=1e-6) for name, p in answers.items())
+    assert list(found.rules) == ["average", "tuned"]
+    assert np.allclose(found.rules["tuned"], answers["fusion"][:, ::-1], atol=1e-6)
 
 
 def test_runs_that_are_no_folds_of_one_model_are_refused(tmp_path):

@@ -94,6 +94,7 @@ def test_the_comparison_is_on_the_same_rows_and_draws():
     answers["fusion"] = answers["metadata"]  # no better: the lead is exactly 0 on every draw
     found = compare_modalities(answers, label, group, draws=100)
     assert found["lead/best_single/kappa"] == found["lead/best_single/kappa/ci_high"] == 0.0
+    assert found["lead/best_single/kappa/se"] == 0.0 < found["lead/image/kappa/se"]
     assert found["lead/best_single/kappa/p"] == 1.0 and found["lead/image/kappa"] > 0
     assert found["kappa"] == found["fusion/kappa"] and found["rows"] == 90 and found["patients"] == 30
     assert found["kappa/ci_low"] < found["kappa"] < found["kappa/ci_high"]
