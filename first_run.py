@@ -12,7 +12,7 @@ from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from stagewise.processes import SEVERAL, on_one_device
+from stagewise.run_processes import SEVERAL, on_one_device
 
 log = logging.getLogger("stagewise.train")
 _SETS = ("datamodule", "lightning_module", "optimizer", "stages", "monitor", "seed", "trainer")

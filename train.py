@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stagewise.command_line import is_one_of_many, offering_names, one_line_errors
 from stagewise.first_run import first_checkpoint
-from stagewise.processes import processes_of_run, quiet_others
+from stagewise.run_processes import processes_of_run, quiet_others
 from stagewise.sweep_table import ended_before
 
 log = logging.getLogger("stagewise.train")

@@ -19,7 +19,7 @@ SCRIPTS = (
     "sweep_space.py",
     "sweep_table.py",
     "first_run.py",
-    "processes.py",
+    "run_processes.py",
 )
 VOCABULARY = (
     "datamodules.errors",
@@ -86,7 +86,7 @@ def test_scripts_import_hydra_omegaconf_and_lightning(name):
 
     names = imports_of(ROOT / name)
     known = {"hydra", "omegaconf", "lightning", "filelock", "stagewise"} | (
-        {"torch"} if name == "processes.py" else set()
+        {"torch"} if name == "run_processes.py" else set()
     )
     assert foreign(names) <= known | set(sys.stdlib_module_names)
     assert {n for n in names if n.startswith(":stagewise")} <= {f":stagewise.{Path(one).stem}" for one in SCRIPTS}

@@ -11,12 +11,12 @@ from hydra.utils import instantiate
 from lightning import Callback, Trainer
 
 sys.path.insert(0, str(Path(__file__).parent / "callbacks"))
+import processes
 import test_drains
 import test_fusion
 import test_landslide
 import test_train
 
-import processes
 from stagewise import train
 from stagewise.first_run import first_checkpoint
 

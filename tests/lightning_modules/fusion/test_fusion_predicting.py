@@ -85,6 +85,17 @@ def test_a_limit_and_files_that_cannot_be_answered(fusion_run, given, tmp_path):
         module.predict_folder(str(root / "nowhere.csv"), str(tmp_path))
 
 
+def test_a_table_that_says_nothing_to_the_model_is_refused_and_nothing_is_written(fusion_run, given, tmp_path):
+    root, rows = given
+    module = load_module(fusion_run.path)
+    with pytest.raises(StagewiseError, match=r"no row of input=.* has a value that the model reads: image, .*age"):
+        module.predict_folder(write(root / "new.csv", rows, ["id", "label"]), str(tmp_path / "answers"))
+    assert not (tmp_path / "answers").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StagewiseError, match=r"output='.*file' is a file; pass a folder"):
+        module.predict_folder(write(root / "new.csv", rows), str(tmp_path / "file"))
+
+
 def test_single_modalities_answer_too(clinic, image_run, fusion_run, given, tmp_path):
     root, rows = given
     path = write(root / "new.csv", rows)
