@@ -39,8 +39,8 @@ def rewrap(trainer: Trainer) -> None:
     Where none is, there is nothing to reduce, and torch refuses to wrap.
     """
     strategy, module = trainer.strategy, trainer.lightning_module
-    wrapped = isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel)
-    if wrapped and any(parameter.requires_grad for parameter in module.parameters()):
+    trains = any(parameter.requires_grad for parameter in module.parameters())
+    if trains and isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
         strategy.model = module
         strategy.configure_ddp()
     if "torch._dynamo" in sys.modules:

@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
 
 from ..datamodules.errors import StagewiseError
 
@@ -33,7 +32,7 @@ class TaskModule(L.LightningModule):
             raise StagewiseError("the module has no optimizer; pass optimizer=GroupedOptimizer(...).")
         return self.optimizer(self) if any(True for _ in self.parameters()) else None
 
-    def log_figures(self, prefix: str, found: Mapping[str, float | Tensor]) -> None:
-        """Logs figures of an epoch, which every process has of all samples, as ``prefix/name``."""
+    def log_figures(self, prefix: str, found: Mapping[str, Any]) -> None:
+        """Logs figures of an epoch, numbers that every process has of all samples, as ``prefix/name``."""
         values = {f"{prefix}/{name}": torch.as_tensor(value, dtype=torch.float32) for name, value in found.items()}
         self.log_dict(values, sync_dist=True)  # their mean is what each has, and Lightning does not warn
