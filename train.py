@@ -54,13 +54,13 @@ def fit(cfg: DictConfig) -> float | None:
         trainer: L.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     closing = closing_lines(cfg.name, callbacks)  # the best checkpoint puts its own state into the callbacks
-    is_pruned = any(getattr(c, "pruned", False) for c in callbacks)
+    finish = finish_of(module, callbacks)
     best, score = trainer.checkpoint_callback.best_model_path, None  # type: ignore[union-attr]
     if best:
         trainer.validate(module, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
         score = trainer.callback_metrics[cfg.monitor.name].item()
-        if callable(finish := getattr(module, "finish", None)) and not is_pruned:
-            finish(trainer, datamodule, best, cfg.run_dir)  # what only a finished model can have, such as a calibration
+        if finish:
+            finish(trainer, datamodule, best, cfg.run_dir)
     for level, line in closing:
         log.log(level, "%s", line)
     return score
@@ -76,6 +76,12 @@ def parts_of(cfg: DictConfig) -> tuple[L.LightningDataModule, Any, list[L.Callba
     """Data module, module and callbacks of a run."""
     made = instantiate(cfg.datamodule), instantiate(cfg.lightning_module)
     return *made, [instantiate(c) for c in cfg.callbacks.values() if c]
+
+
+def finish_of(module: Any, callbacks: list[L.Callback]) -> Callable[..., Any] | None:
+    """What only a finished model can have, such as a calibration and a test; a run that a sweep has pruned has none."""
+    finish = getattr(module, "finish", None)
+    return finish if callable(finish) and not any(getattr(c, "pruned", False) for c in callbacks) else None
 
 
 def closing_lines(name: str, callbacks: list[L.Callback]) -> list[tuple[int, str]]:

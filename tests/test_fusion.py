@@ -2,13 +2,18 @@
 
 import csv
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
+from hydra.errors import InstantiationException
 
 from stagewise import evaluate, predict, train
 from stagewise.datamodules.errors import StagewiseError
+from stagewise.lightning_modules import FusionModule
 from stagewise.lightning_modules.fusion.forest import MetadataForest
 
 SMALL = [
@@ -123,3 +128,57 @@ def test_predict_answers_rows_without_a_picture_and_says_so(trained, best, tmp_p
     assert program("predict", checkpoint=best, input=new, output=tmp_path) == 6
     answers = list(csv.DictReader((tmp_path / "predictions.csv").open()))
     assert answers[0]["used"] == "metadata" and {row["id"] for row in answers} == {row["id"] for row in rows}
+
+
+def test_the_last_lines_say_what_each_stage_reached(trained, caplog):
+    run(trained, "name=again")
+    assert caplog.messages[-1].startswith("stages by val/kappa: frozen ") and ", open " in caplog.messages[-1]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("lightning_module.rule.weights=[0.7,0.5]", "sum to 1"),
+        ("lightning_module.modality=thermal", "modality must be one of fusion, metadata, image"),
+        ("resume=nowhere.ckpt", "resume='nowhere.ckpt'"),
+        ("start_from=nowhere.ckpt", "start_from='nowhere.ckpt'; pass a file, or leave it out"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_pictures_are_trained(tmp_path, override, words):
+    with pytest.raises((InstantiationException, FileNotFoundError), match=words):
+        run(tmp_path, override)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_option_of_another_task_is_refused(best, tmp_path):
+    with pytest.raises(ValueError, match=r"options\.most_maps means nothing to this checkpoint; it takes limit"):
+        program("predict", checkpoint=best, input="new.csv", output=tmp_path, **{"options.most_maps": 3})
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """The best weights, and the optimizer's moments after the last step."""
+    best = torch.load(next(folder.glob("*_best.ckpt")), weights_only=True)
+    moments = torch.load(folder / "resume.ckpt", weights_only=True)["optimizer_states"][0]["state"]
+    return best["state_dict"] | {f"{key}.{name}": value for key, own in moments.items() for name, value in own.items()}
+
+
+@pytest.mark.parametrize("modality", ["fusion", "image"])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(trained, tmp_path, monkeypatch, modality):
+    stopped, step = [], FusionModule.training_step
+
+    def stop(self, batch, batch_idx):
+        if self.hparams["modality"] == modality and batch_idx == 1 and not stopped:
+            stopped.append(os.kill(os.getpid(), signal.SIGTERM))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(FusionModule, "training_step", stop)
+    own = ["name=stopped"] if modality == "fusion" else [f"paths.checkpoints={tmp_path}"]
+    with pytest.raises(SystemExit, match="preempted"):
+        run(trained, *own)
+    run(trained, *own, "resume=auto")
+    whole = trained / "runs" / "fusion_v5"
+    again = whole.with_name("stopped") if modality == "fusion" else tmp_path / "fusion_v5"
+    for name in ("losses.csv", "evaluation_test/metrics.json", "evaluation_test/rows.csv"):
+        assert (again / name).read_text() == (whole / name).read_text()
+    expected, found = weights_of(whole), weights_of(again)
+    assert expected.keys() == found.keys() and all(torch.equal(value, found[key]) for key, value in expected.items())

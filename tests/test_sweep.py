@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import hydra
 import pytest
@@ -15,7 +16,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from stagewise import train
-from stagewise.command_line import check_swept
+from stagewise.command_line import check_swept, offering_names
 from stagewise.lightning_modules.sweep_figure import draw_sweep
 from stagewise.sweep_space import check_storage, sweep_rates
 from stagewise.sweep_table import collect, swept_columns
@@ -84,18 +85,18 @@ def test_a_preempted_run_ends_the_sweep_with_its_code_and_the_table_so_far(in_pr
 
 
 def test_optuna_counts_a_failed_run_as_failed_and_proposes_the_same_again(in_process, tmp_path):
-    def go(folder: str) -> list[dict[str, str]]:
-        study = ["sweep=optuna", "~callbacks.pruning", "x=interval(-3,6)", "hydra.sweeper.n_trials=5"]
-        assert in_process(OURS["main"], *study, NO_PICTURE, f"hydra.sweep.dir={tmp_path}/{folder}") == 1
+    def go(folder: str, trials: int) -> list[dict[str, str]]:
+        study = ["sweep=optuna", "~callbacks.pruning", "x=interval(-3,6)", f"hydra.sweeper.n_trials={trials}"]
+        in_process(OURS["main"], *study, NO_PICTURE, f"hydra.sweep.dir={tmp_path}/{folder}")
         return table(tmp_path / folder)
 
-    rows, again = go("a"), go("b")
+    rows, again = go("a", 5), go("b", 3)
     assert [r["status"].split(":")[0] for r in rows] == ["done"] * 4 + ["failed"]
     rates = [float(r["optimizer.groups.body.lr"]) for r in rows]
     assert all(1e-6 <= rate <= 1e-4 for rate in rates) and len(set(rates)) == 5
     best = OmegaConf.load(tmp_path / "a" / "optimization_results.yaml")
     assert best.best_value == float(rows[0]["score"]) == min(float(r["score"]) for r in rows[:4])
-    assert [r | {"run_dir": ""} for r in rows] == [r | {"run_dir": ""} for r in again]
+    assert {(r["job"], r["x"]) for r in again} == {(r["job"], r["x"]) for r in rows if int(r["job"]) < 3}
 
 
 def test_a_sweep_goes_on_without_the_runs_that_have_ended(in_process, monkeypatch, tmp_path):
@@ -187,6 +188,24 @@ def test_a_mistyped_command_ends_before_any_run_with_the_nearest_names(in_proces
     assert in_process(train.main, "experiment=geopak_phase2", "optimizer.groups.clipp.lr=1e-5") == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: there is no optimizer.groups.clipp.lr; the nearest: optimizer.groups.clip.lr")
+
+
+def test_a_plugin_that_is_not_installed_is_named_with_what_installs_it(in_process, tmp_path, capsys):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "other.yaml").write_text(
+        "# @package _global_\ndefaults: [default, override /hydra/sweeper: other]"
+    )
+    main = offering_names("program")(OURS["main"])
+    assert in_process(main, "--config-dir", tmp_path, "sweep=other") == 2
+    assert (
+        capsys.readouterr().err.splitlines()[-1].startswith("error: other is a plugin of Hydra's that is not installed")
+    )
+
+
+def test_a_run_that_was_pruned_is_neither_calibrated_nor_tested():
+    module = SimpleNamespace(finish=print)
+    assert train.finish_of(module, [SimpleNamespace(), SimpleNamespace(pruned=False)]) is print
+    assert train.finish_of(module, [SimpleNamespace(pruned=True)]) is None
 
 
 @pytest.mark.parametrize("url", ["sqlite:////proc/nowhere/a.db", "sqlite:///{folder}/text.db", "other://host/a"])

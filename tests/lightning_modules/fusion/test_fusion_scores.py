@@ -100,6 +100,16 @@ def test_the_comparison_is_on_the_same_rows_and_draws():
     assert found["kappa/ci_low"] < found["kappa"] < found["kappa/ci_high"]
 
 
+def test_the_interval_of_the_calibration_error_holds_the_error():
+    p, label = np.tile([0.6, 0.4], (50, 1)), (np.arange(50) >= 30).astype(int)  # 30 of 50 are right, as they say
+    group = np.arange(50).astype(str)
+    drawn = figures(tally(p, label, group), draws_of(50))["ece"]
+    found = compare_modalities({"image": p}, label, group)
+    assert drawn.mean() > 0.03  # all of it by chance
+    assert found["image/ece/ci_low"] == pytest.approx(0) == found["image/ece"]
+    assert 0 < found["image/ece/ci_high"] < interval(drawn)[1] - 0.03
+
+
 def test_one_modality_alone_leads_nobody():
     p, label, group = drawn()
     found = compare_modalities({"image": p}, label, group, draws=50)
