@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("drains", "landslide")]
 
 
-@pytest.mark.parametrize("family", ["fusion", "geopak", *SLOW])
+@pytest.mark.parametrize("family", ["fusion", "geopak", "shards", *SLOW])
 def test_a_run_on_two_processes_has_the_figures_of_one(family, tmp_path):
     command = [sys.executable, str(HERE / "two_processes.py"), str(tmp_path), family]
     done = subprocess.run(

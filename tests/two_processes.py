@@ -24,6 +24,7 @@ DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.precision=32-true", "t
 DDP += ["trainer.sync_batchnorm=false", "~logger", "+trainer.enable_progress_bar=false"]
 FAMILIES = {
     "geopak": ["experiment=geopak_phase0", *test_train.SMALL, "frozen_views=0"],
+    "shards": ["experiment=geopak_phase0", *test_train.SMALL, "frozen_views=0", "datamodule.storage=litdata"],
     "landslide": test_landslide.SMALL[:-1],
     "drains": test_drains.SMALL[:-1],
     "fusion": test_fusion.SMALL[:-1],
@@ -44,8 +45,17 @@ class Watch(Callback):
 
 def configured(folder, family, *overrides):
     paths = [f"paths.checkpoints={folder}/runs", f"paths.data={folder}/data", f"paths.cache={folder}/cache"]
+    if family == "shards":
+        paths.append(f"datamodule.root=local:{folder}/store")
     with initialize_config_module("stagewise.conf", version_base="1.3"):
         return compose("train", [*FAMILIES[family], *paths, *overrides])
+
+
+def convert(folder):
+    """The pictures of the family ``geopak`` as a store of small shards."""
+    pictures = instantiate(configured(folder, "geopak").datamodule)
+    pictures.prepare_data()
+    pictures.convert(f"{folder}/store", shard_mb=0.02)
 
 
 def fit(rank, world, folder, family):
@@ -71,6 +81,8 @@ def validate(rank, world, folder, family):
 if __name__ == "__main__":
     folder, family = Path(sys.argv[1]), sys.argv[2]
     folder.mkdir(parents=True, exist_ok=True)
+    if family == "shards":
+        convert(folder)
     codes = processes.wait(processes.start(2, fit, folder, family))
     if set(codes) == {0}:
         codes += processes.wait(processes.start(1, validate, folder, family))
