@@ -1,8 +1,10 @@
 """Trains one experiment: ``python train.py experiment=geopak_phase1``."""
 
+import gc
 import logging
 import shlex
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -51,7 +53,7 @@ def fit(cfg: DictConfig) -> float | None:
     goes_on = checkpoint is not None and Path(checkpoint).absolute().parent == folder.absolute()
     with nullcontext() if goes_on else fresh_folder(folder):
         loggers = [instantiate(c) for c in (cfg.get("logger") or {}).values()]
-        trainer: L.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
+        trainer: L.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, **bars_of(cfg.trainer))
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     closing = closing_lines(cfg.name, callbacks)  # the best checkpoint puts its own state into the callbacks
     finish = finish_of(module, callbacks)
@@ -76,6 +78,11 @@ def parts_of(cfg: DictConfig) -> tuple[L.LightningDataModule, Any, list[L.Callba
     """Data module, module and callbacks of a run."""
     made = instantiate(cfg.datamodule), instantiate(cfg.lightning_module)
     return *made, [instantiate(c) for c in cfg.callbacks.values() if c]
+
+
+def bars_of(trainer: DictConfig) -> dict[str, bool]:
+    """No progress bars where the output is a file, unless they are asked for: it has the lines of each epoch."""
+    return {} if sys.stdout.isatty() or "enable_progress_bar" in trainer else {"enable_progress_bar": False}
 
 
 def finish_of(module: Any, callbacks: list[L.Callback]) -> Callable[..., Any] | None:
@@ -168,6 +175,7 @@ def given(options: DictConfig, taker: Callable[..., Any] | None = None) -> dict[
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Adds Hydra to :func:`run`; what a user can mend ends in one line, and in a sweep as a line of its table."""
+    gc.freeze()  # what was imported stays: each full collection would look at all of it again
     try:
         with nullcontext() if is_one_of_many() else one_line_errors():
             return run_of_sweep(cfg) if is_one_of_many() else run(cfg)

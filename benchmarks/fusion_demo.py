@@ -31,7 +31,7 @@ from stagewise.datamodules.fusion.generated import write_generated_clinic
 HERE = Path(__file__).resolve().parent
 RATIO_BAR, START_BAR_S, KAPPA_TOLERANCE = 1.1, 10.0, 0.05
 FOLDS, PATIENTS, QUICK_PATIENTS = (0, 1, 2), 300, 60
-QUICK = ("plans.image.stages.alone.epochs=1", "plans.fusion.stages.open.epochs=1")
+QUICK = ("plans.image.epochs=1", "plans.fusion.stages.open.epochs=1")
 FIRST_STEP = "FUSION_DEMO_FIRST_STEP"
 
 

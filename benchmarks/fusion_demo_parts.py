@@ -43,8 +43,9 @@ PARTS = {  # of each program: what is called -> the part that its time belongs t
         "peers_fusion:Trainer.train_epoch": "training",
         "peers_fusion:Trainer.val_kappa": "val",
         "peers_fusion:Trainer.save": "checkpoints",
-        "peers_fusion:test_answers": "test",
         "peers_fusion:report": "test",
+        "peers_fusion:draw_report": "figures",
+        "peers_fusion:draw_curves": "figures",
     },
 }
 

@@ -9,7 +9,7 @@ price, grouped by zip code, one photograph each):
 
     --settings "datamodule.classes=[L,M,H] datamodule.columns.group=group datamodule.columns.drop=[price_usd,zipcode]
     datamodule.files.boxes=null datamodule.image.channels=3 datamodule.image.colormap=null
-    plans.image.stages.alone.epochs=12"
+    plans.image.epochs=12"
 
 The test rows of all folds are pooled. 95 % intervals and standard errors are over draws of groups, those of a lead over
 draws that fusion and the single modality share. A rule meets the bar if its kappa is below the forest's by one standard
@@ -94,7 +94,7 @@ def main() -> None:
     data, options.data = options.data.resolve(), options.data.name  # the table is kept, the machine's paths are not
     settings = [f"datamodule.root={data}", f"datamodule.splits.folds={options.folds}", *shlex.split(options.settings)]
     if options.quick:
-        settings += ["plans.image.stages.alone.epochs=1", "plans.fusion.stages.open.epochs=1"]
+        settings += ["plans.image.epochs=1", "plans.fusion.stages.open.epochs=1"]
     with tempfile.TemporaryDirectory() as work:
         metrics = run_folds(Path(work), range(2 if options.quick else options.folds), settings)
     rows = [row_of(metrics, name, name) for name in SINGLES]

@@ -25,7 +25,7 @@ QUICK = (
     "datamodule.image.px=32",
     "lightning_module.branch={name:test_resnet,model:null}",
     "lightning_module.forest.trees=20",
-    "plans.image.stages.alone.epochs=1",
+    "plans.image.epochs=1",
     "plans.fusion.stages.open.epochs=1",
 )
 Line = tuple[dict[str, Any], dict[str, str]]

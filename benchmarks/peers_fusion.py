@@ -3,9 +3,10 @@
     python benchmarks/peers_fusion.py CLINIC OUT --alone 20,17,20 --opened 6,4,5
 
 The work of ``experiment=fusion_v5 demo=fusion`` over three folds, as somebody would write it for one data set: pictures
-decoded once into memory, no workers, no settings, no resume, no figures. For each fold a forest whose answers for train
-are out of fold by patient, a network on pictures alone, and that network again under the fixed average; val is answered
-every epoch and the best weights are kept; then kappa on test, and over all folds kappa with 1000 draws of patients.
+decoded once into memory, no workers, no settings, no resume. For each fold a forest whose answers for train are out of
+fold by patient, a network on pictures alone, and that network again under the fixed average; val is answered every
+epoch and the best weights are kept; then kappa on test with 1000 draws of patients, of each fold and over all of them,
+with curves, confusion matrices, reliability, scores and a CSV of the rows (``peers_fusion_figures.py``).
 ``--alone`` and ``--opened`` are the epochs of each fold, as many as those of the run it is compared with.
 """
 
@@ -20,6 +21,7 @@ import pandas as pd
 import timm
 import torch
 from peers_fusion_data import CLASSES, PX, ROLES, folds_of, read_pictures, read_table, splits_of
+from peers_fusion_figures import draw_curves, draw_report
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.impute import SimpleImputer
@@ -28,6 +30,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
 BATCH, DRAWS = 16, 1000
@@ -123,19 +126,21 @@ class Trainer:
         self.weight = count.sum() / count / len(count)
 
     def run(self, epochs: int, lr: float, start: bool = False) -> None:
-        """``start``: the weights as they are count as an epoch before the first."""
+        """``start``: the weights as they are count as an epoch before the first, and the rate stays as it is."""
         optimizer = torch.optim.AdamW(self.network.parameters(), lr, weight_decay=1e-4, fused=True)
-        best = -2.0
+        steps = epochs * len(self.loader)
+        schedule = CosineAnnealingLR(optimizer, steps) if not start else ConstantLR(optimizer, 1.0)
+        losses, kappas = [], []
         for epoch in range(0 if start else 1, epochs + 1):
-            loss = self.train_epoch(optimizer) if epoch else float("nan")
-            kappa = self.val_kappa()
-            print(f"epoch {epoch}: loss {loss:.4f}, val kappa {kappa:.4f}", flush=True)
-            if kappa > best:
-                best = kappa
+            losses.append(self.train_epoch(optimizer, schedule) if epoch else float("nan"))
+            kappas.append(self.val_kappa())
+            print(f"epoch {epoch}: loss {losses[-1]:.4f}, val kappa {kappas[-1]:.4f}", flush=True)
+            if kappas[-1] > max(kappas[:-1], default=-2.0):
                 self.save()
         self.network.load_state_dict(torch.load(self.path, weights_only=True))
+        draw_curves(losses, kappas, self.path.with_suffix(".png"))
 
-    def train_epoch(self, optimizer: torch.optim.Optimizer) -> float:
+    def train_epoch(self, optimizer: torch.optim.Optimizer, schedule: LRScheduler) -> float:
         """The mean loss."""
         self.network.train()
         total = 0.0
@@ -147,6 +152,7 @@ class Trainer:
             loss.backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
             optimizer.step()
+            schedule.step()
             total += loss.item()
         return total / len(self.loader)
 
@@ -182,28 +188,27 @@ def run_fold(splits: dict[str, pd.DataFrame], pictures: dict[str, Tensor], epoch
     torch.manual_seed(42)
     data = {name: Shown(part, pictures, name == "train") for name, part in splits.items()}
     network = Network()
-    Trainer(network, data, lambda split, picture, rows: picture, path).run(epochs[0], 1e-3)
-    alone = test_answers(network, data)
+    Trainer(network, data, lambda split, picture, rows: picture, path).run(epochs[0], 3e-3)
+    alone = answer(network, data["test"])
     metadata = forest_answers(splits)
     both = Trainer(network, data, lambda split, picture, rows: fuse(metadata[split][rows], picture), path)
     both.run(epochs[1], 1e-5, start=True)
-    fused = fuse(metadata["test"], test_answers(network, data))
+    plain = Shown(splits["train"], pictures, False)
+    train = kappa_of(fuse(metadata["train"], answer(network, plain)), plain.label)
+    print(f"fusion: kappa on train {train:.4f}, on val {both.val_kappa():.4f}")
+    fused = fuse(metadata["test"], answer(network, data["test"]))
     return {"metadata": metadata["test"], "image": alone, "fusion": fused}
 
 
-def test_answers(network: Network, data: dict[str, Shown]) -> Tensor:
-    return answer(network, data["test"])
-
-
-def report(tested: list[tuple[pd.DataFrame, Any]], path: Path) -> None:
-    """Kappa of each over the test rows of all folds, with its interval."""
-    rows = pd.concat([part for part, _ in tested])
-    found = {}
+def report(tested: list[tuple[pd.DataFrame, Any]], folder: Path) -> None:
+    """Kappa of each over the test rows of some folds, with its interval, the rows and the pictures."""
+    rows, found, answers = pd.concat([part for part, _ in tested]), {}, {}
     for name in ("metadata", "image", "fusion"):
-        p = torch.cat([answers[name] for _, answers in tested])
+        p = torch.cat([said[name] for _, said in tested])
         limits = interval(p, rows["label"].to_numpy(), rows["patient_id"].to_numpy())
-        found[name] = [kappa_of(p, rows["label"]), *limits]
-    path.write_text(json.dumps(found, indent=1))
+        found[name], answers[name] = [kappa_of(p, rows["label"]), *limits], p.nan_to_num(1 / len(CLASSES)).numpy()
+    draw_report(folder, answers, rows, found)
+    (folder / "kappa.json").write_text(json.dumps(found, indent=1))
     print(found)
 
 
@@ -221,7 +226,8 @@ def main() -> None:
     for fold, epochs in enumerate(zip(*(map(int, given.split(",")) for given in (options.alone, options.opened)))):
         splits = splits_of(table, fold)
         tested.append((splits["test"], run_fold(splits, pictures, epochs, options.out / f"best_{fold}.pt")))
-    report(tested, options.out / "kappa.json")
+        report(tested[-1:], options.out / f"fold_{fold}")
+    report(tested, options.out)
 
 
 if __name__ == "__main__":

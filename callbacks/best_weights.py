@@ -29,6 +29,7 @@ class BestWeights:
 
     def __init__(self, folder: str, keep: int = 3) -> None:
         self.newest, self.keep = Path(folder) / "best_weights.pt", keep
+        self._written: str | None = None  # evaluation of the newest file, where this object has written it
 
     def save(self, module: nn.Module, evaluation: str) -> None:
         """Writes the module's weights under the key of their run and evaluation."""
@@ -83,8 +84,10 @@ class BestWeights:
 
     def _write(self, content: dict[str, Any]) -> None:
         # an evaluation that is repeated after a kill takes its own place, not that of an older one
-        again = self.newest.exists() and self._read(self.newest)["evaluation"] == content["evaluation"]
-        save_durably(content, self.newest, keep=1 if again else self.keep)
+        if self._written is None and self.newest.exists():
+            self._written = self._read(self.newest)["evaluation"]
+        save_durably(content, self.newest, keep=1 if self._written == content["evaluation"] else self.keep)
+        self._written = content["evaluation"]
 
     def _missing(self, evaluation: str) -> str:
         return (

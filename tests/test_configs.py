@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from stagewise.first_run import first_config
 from stagewise.sweep import SweepReport
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -166,6 +167,13 @@ def test_every_launcher_composes(launcher):
 def test_one_modality_of_fusion_starts_from_nothing(modality):
     cfg = composed(experiment="fusion_v5", **{"lightning_module.modality": modality})
     assert cfg.name == f"fusion_{modality}" and cfg.first is None and len(cfg.stages) == 1
+
+
+def test_pictures_alone_anneal_over_their_own_epochs():
+    cfg = composed(experiment="fusion_v5")
+    alone = first_config(cfg)
+    assert (cfg.optimizer.schedule.shape, alone.optimizer.schedule.shape) == ("constant", "cosine")
+    assert alone.trainer.max_epochs == alone.stages.alone.epochs == 30
 
 
 @pytest.mark.parametrize(("name", "more"), [("evaluate", {}), ("predict", {"input": "in"}), ("export", {})])

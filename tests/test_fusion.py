@@ -24,7 +24,7 @@ SMALL = [
     "lightning_module.branch={name:test_resnet,model:null}",
     "lightning_module.forest.trees=10",
     "lightning_module.evaluation.draws=50",
-    "plans.image.stages.alone.epochs=1",
+    "plans.image.epochs=1",
     "plans.fusion.stages.open.epochs=1",
     "+trainer.enable_progress_bar=false",
 ]

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
 from hydra import compose, initialize_config_module
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 
 from stagewise import evaluate, predict, train
 
@@ -293,6 +294,15 @@ def test_an_output_folder_that_cannot_be_written_is_refused_before_training(tmp_
     folder = target if target.startswith("/") else tmp_path / target
     with pytest.raises(OSError, match=r"cannot write to run_dir=.*paths\.checkpoints"):
         run(tmp_path, "geopak_phase0", f"run_dir={folder}/run")
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "asked", "bars"), [(False, [], False), (True, [], None), (False, ["enable_progress_bar"], None)]
+)
+def test_a_log_file_gets_no_progress_bars_unless_they_are_asked_for(is_terminal, asked, bars, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: is_terminal))
+    trainer = OmegaConf.create({"max_epochs": 1, **dict.fromkeys(asked, True)})
+    assert train.bars_of(trainer).get("enable_progress_bar") is bars
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")

@@ -158,13 +158,13 @@ class FusionModule(TaskModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
         """One batch of rows; None where nothing is trained, or no row has a picture to learn from."""
-        seen, trained = batch["has_image"].bool(), [p for p in self.parameters() if p.requires_grad]
+        seen, trained = batch["has_image"].bool(), any(p.requires_grad for p in self.parameters())
         if seen.any() and trained:
             out = self.answer(batch, "train")
             levels = {"levels": out["levels"]} if "levels" in out else {}
             loss: Tensor = self.objective({"probability": out["probability"][seen], **levels}, batch["label"][seen])
         elif trained and self.trainer.world_size > 1:  # the other processes wait for this one's gradients
-            loss = torch.stack([p.sum() for p in trained]).sum() * 0
+            loss = torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum() * 0
         else:
             return None
         self.train_loss.update(loss.detach(), int(seen.sum()))
