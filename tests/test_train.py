@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,9 +15,11 @@ import lightning as L
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 
 from stagewise import evaluate, predict, train
+from stagewise.lightning_modules import GeolocationModule
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [
@@ -258,6 +261,28 @@ def test_resume_auto_goes_on_after_a_signal_and_a_finished_run_stays_finished(co
     run(copied, "geopak_phase1", *own)
     assert before == {path: path.stat().st_mtime_ns for path in again.glob("*.ckpt")}
     assert not list((copied / "runs").glob("again_until_*"))
+
+
+def test_a_stopped_run_on_shards_ends_as_one_that_was_not(copied, monkeypatch):
+    instantiate(configured(copied, "geopak_phase0").datamodule).convert(f"{copied}/store", shard_mb=0.02)
+    shards = ["frozen_views=0", "demo_epochs.phase0=2", "~logger"]
+    shards += ["datamodule.storage=litdata", f"datamodule.root=local:{copied}/store"]
+    run(copied, "geopak_phase0", *shards, f"run_dir={copied}/whole")
+    step, stopped = GeolocationModule.training_step, []
+
+    def stop(self, batch, batch_idx):
+        if self.trainer.current_epoch == 1 and batch_idx == 1 and not stopped:
+            stopped.append(os.kill(os.getpid(), signal.SIGTERM))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(GeolocationModule, "training_step", stop)
+    with pytest.raises(SystemExit, match="preempted"):
+        run(copied, "geopak_phase0", *shards, f"run_dir={copied}/again")
+    run(copied, "geopak_phase0", *shards, f"run_dir={copied}/again", "resume=auto")
+    whole, again = (torch.load(copied / one / "resume.ckpt", weights_only=True) for one in ("whole", "again"))
+    assert whole["global_step"] == again["global_step"] == 6
+    assert all(torch.equal(value, again["state_dict"][name]) for name, value in whole["state_dict"].items())
+    assert (copied / "whole" / "losses.csv").read_text() == (copied / "again" / "losses.csv").read_text()
 
 
 def test_resume_from_a_file_trains_in_a_folder_of_its_own(copied):
