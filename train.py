@@ -184,6 +184,8 @@ def main(cfg: DictConfig) -> float | None:
             folder = f" hydra.sweep.dir={HydraConfig.get().sweep.dir}" if is_one_of_many() else ""
             log.warning("go on with the same command and%s resume=auto", folder)
         raise
+    finally:
+        gc.unfreeze()
 
 
 def run_of_sweep(cfg: DictConfig) -> float | None:
