@@ -110,6 +110,7 @@ WORKLOADS = {
             TERRAIN,
             "datamodule.rare.smote=null",
             "datamodule.loader.tiles_per_epoch=100000",
+            "datamodule.rare.sampler.max_repeats=100000",  # the generated area has few tiles, the epoch no end
         ),
         quick=("datamodule.generated.size_px=512", "datamodule.rare.smote=null"),
     ),

@@ -96,3 +96,13 @@ def test_operations_of_frozen_attention_count_too(script):
         found = script("flops").counted(lambda: attention(x, x, x, need_weights=False))
     tokens, projections, products = 2 * 10, 4 * 64, 2 * 10  # of a token: queries, keys, values, output; scores and sums
     assert found == 2 * tokens * 64 * (projections + products)
+
+
+@pytest.mark.parametrize("groups", [1, 4, 8])
+def test_a_convolution_in_groups_counts_its_groups_in_the_gradients_too(script, groups):
+    convolution, picture = torch.nn.Conv2d(8, 8, 3, groups=groups, bias=False), torch.randn(2, 8, 10, 10)
+    forward = 2 * 2 * 8 * 8 * (8 * 8 // groups) * 9  # twice a multiplication for each pixel, pair of channels and tap
+    counted = script("flops").counted
+    assert counted(lambda: convolution(picture)) == forward
+    assert counted(lambda: convolution(picture).sum().backward()) == 2 * forward
+    assert counted(lambda: convolution(picture.requires_grad_()).sum().backward()) == 3 * forward
