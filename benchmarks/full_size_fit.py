@@ -1,7 +1,6 @@
 """The fits of ``full_size.py``: in turn with a bare loop, alone with the real loader, alone under torch's profiler."""
 
 import argparse
-import gc
 import json
 import logging
 import subprocess
@@ -97,7 +96,6 @@ def in_turn_with_bare(workload: Workload, options: argparse.Namespace, folder: s
 
 def alone(workload: Workload, options: argparse.Namespace, folder: str) -> dict[str, float]:
     """Share of a step spent waiting for the real loader, and the most memory in use, in a process of its own."""
-    gc.collect()  # both networks of the loops in turn: with a third in the other process a machine may be full
     command = [sys.executable, str(Path(__file__).with_name("full_size.py")), "--child", folder]
     command += ["--workloads", workload.experiment, "--options", json.dumps(vars(options))]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
