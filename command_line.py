@@ -27,12 +27,20 @@ def cause_of(error: BaseException) -> BaseException:
     return error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
 
 
+_USERS = (ValueError, OSError, InstantiationException)
+
+
+def is_users_error(error: BaseException) -> bool:
+    """Whether it is of a kind that a user can mend."""
+    return isinstance(error, _USERS)
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Ends the program with the message alone; HYDRA_FULL_ERROR=1 shows where it came from."""
     try:
         yield
-    except (ValueError, OSError, InstantiationException) as error:
+    except _USERS as error:
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
         cause = cause_of(error)

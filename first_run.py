@@ -16,6 +16,7 @@ from stagewise.run_processes import SEVERAL, on_one_device
 
 log = logging.getLogger("stagewise.train")
 _SETS = ("datamodule", "lightning_module", "optimizer", "stages", "monitor", "seed", "trainer")
+_UNSEEN_S = 600  # processes start some time apart
 _DONE = "first_run.done"  # a summary is also there of a run that was stopped on its way
 _NO_SETTING = ("cache_dir", "default_root_dir", *SEVERAL)  # the same run wherever it is kept, and on any device
 
@@ -29,16 +30,19 @@ def first_checkpoint(cfg: DictConfig, run: Callable[[DictConfig], Any]) -> str:
     Args:
         cfg: of the run that starts from it; not changed.
         run: trains a configuration.
+
+    Raises:
+        OSError: from another process than the first one, which does not see what that writes.
     """
     own = first_config(cfg)
     folder = Path(own.run_dir)
     best = folder / f"{own.name}_best.ckpt"
+    lock = Path(f"{folder}.lock")
     if rank_zero_only.rank:  # type: ignore[attr-defined]
-        while not _is_made(best):  # ends with process 0, whose launcher stops all where one fails
-            time.sleep(1)
+        _wait(best, lock)
         return str(best)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with FileLock(lock):
         if _is_made(best):
             log.info("starting from %s, which is there", best)
         else:
@@ -46,6 +50,18 @@ def first_checkpoint(cfg: DictConfig, run: Callable[[DictConfig], Any]) -> str:
             run(own)
             (folder / _DONE).touch()
     return str(best)
+
+
+def _wait(best: Path, lock: Path) -> None:
+    """Ends with process 0, whose launcher stops all where one fails."""
+    start = time.monotonic()
+    while not _is_made(best):
+        if not lock.exists() and time.monotonic() - start > _UNSEEN_S:
+            raise OSError(
+                f"no '{lock}' of process 0, which makes '{best.name}' first; pass paths.checkpoints=DIR on a disk that "
+                "all machines share."
+            )
+        time.sleep(1)
 
 
 def _is_made(best: Path) -> bool:

@@ -1,41 +1,82 @@
-"""Several processes for one run: each has the run's own command, and nothing of it is left for the next run."""
+"""Several processes for one run: each has the run's own command and folder; nothing of it is left for the next run."""
 
 import logging
 import os
+import platform
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
-_SET_BY_LAUNCHER = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+def started_by_launcher(cfg: DictConfig) -> bool:
+    """Whether torchrun or srun has started all processes, of a sweep as well, and ends all where one of them ends."""
+    trainer = cfg.get("trainer") or {}
+    return "num_nodes" in trainer or (bool(trainer.get("strategy")) and "LOCAL_RANK" in os.environ)
 
 
-@contextmanager
-def processes_of_run(cfg: DictConfig) -> Iterator[None]:
-    """Lets Lightning start further processes of this one run, though the command may ask for a sweep.
+def share_folder(cfg: DictConfig) -> None:
+    """Lets the processes that Lightning starts, with the command line of this one, have its folder."""
+    if cfg.trainer.get("strategy") and HydraConfig.initialized():
+        sys.argv.append(f"run_dir='{cfg.run_dir}'")  # which may name the time
 
-    Lightning starts them with the command line of this process. In a sweep that would be the whole sweep again, in each
-    of them; so the command line is that of the present job until the run is over.
+
+class SharedFolder(Callback):
+    """Refuses to train where a process does not see the run's folder: all of them read its checkpoints in the end.
 
     Args:
-        cfg: of the run; ``run_dir`` resolved in the other processes would be another folder.
+        folder: of the run; process 0 has made it.
+
+    Raises:
+        OSError: names the first process that does not see what process 0 wrote, and its machine.
     """
-    launched_outside, command = "LOCAL_RANK" in os.environ, sys.argv[:]
-    if HydraConfig.initialized():
-        sys.argv[1:] = [*HydraConfig.get().overrides.task, f"run_dir='{cfg.run_dir}'", "hydra.mode=RUN"]
-    try:
-        yield
-    finally:
-        sys.argv[:] = command
-        if not launched_outside:
-            if distributed.is_available() and distributed.is_initialized():
-                distributed.destroy_process_group()
-            for name in _SET_BY_LAUNCHER:
-                os.environ.pop(name, None)
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Before the first checkpoint is read."""
+        if stage != "fit" or trainer.world_size == 1:
+            return
+        probe = self.folder / trainer.strategy.broadcast(f".probe_{uuid.uuid4().hex}")
+        if trainer.is_global_zero:
+            probe.touch()
+        trainer.strategy.barrier()
+        seen: list[tuple[str, bool]] = [("", False)] * trainer.world_size
+        distributed.all_gather_object(seen, (platform.node(), probe.exists()))
+        if trainer.is_global_zero:
+            probe.unlink()
+        for rank, (node, is_seen) in enumerate(seen):
+            if not is_seen:
+                raise OSError(
+                    f"process {rank} on '{node}' does not see what process 0 on '{seen[0][0]}' wrote to "
+                    f"run_dir='{self.folder}'; pass paths.checkpoints=DIR on a disk that all machines share."
+                )
+
+
+def from_launcher(names: Sequence[str]) -> int:
+    """The number that torchrun or srun has set for each of the processes that it started.
+
+    Args:
+        names: of the environment variables; the first that is set counts, so torchrun's before SLURM's, since it can
+            run in a job of SLURM.
+
+    Raises:
+        ValueError: none is set.
+    """
+    found = next((os.environ[name] for name in names if name in os.environ), None)
+    if found is None:
+        raise ValueError(
+            f"none of {', '.join(names)} is set, so no launcher has said how many processes there are; start the "
+            "program by torchrun or by srun with --ntasks-per-node, or take trainer=ddp for one machine."
+        )
+    return int(found)
 
 
 def quiet_others() -> None:

@@ -10,13 +10,14 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from stagewise.command_line import OWN_FOLDER, cause_of, check_swept, has_own_folder, one_line_errors, swept_keys
+from stagewise.run_processes import started_by_launcher
 from stagewise.sweep_space import Factors, check_storage, sweep_rates
 from stagewise.sweep_table import (
     JOB,
-    OWN_COLUMNS,
     Row,
     collect,
     differences,
@@ -41,8 +42,9 @@ class SweepReport(Callback):
 
     A multirun over ``experiment`` alone is a chain of phases: it keeps their folders, and ends with the first that
     fails. Any other sweep trains in ``multirun/…/N``, so that it never overwrites a phase's best checkpoint; a run that
-    fails stands in the table with its error, its traceback in ``error.txt``, and the others go on. The program's exit
-    code is then 1. The table is there from the first run's end on.
+    fails stands in the table with its error, its traceback in ``error.txt``, and the others go on, unless a launcher of
+    processes has started the sweep: its other processes may hang in the run that failed. The program's exit code is
+    then 1. The table is there from the first run's end on; process 0 writes it.
 
     Args:
         draw: config of what writes the picture, called with the rows, the swept keys and the path; made at the end.
@@ -72,16 +74,19 @@ class SweepReport(Callback):
         if "monitor" not in config or hydra is None or hydra.mode.name != "MULTIRUN":
             return
         folder = Path(hydra.runtime.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_text(folder / JOB, json.dumps(row_of(config, job_return, hydra.job.num)))
-        write(folder.parent / _TABLE, collect(folder.parent))
         value = job_return._return_value
-        if job_return.status == JobStatus.FAILED:
+        is_failed = job_return.status == JobStatus.FAILED
+        said = "".join(traceback.format_exception(value)) if is_failed else ""
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_text(folder / JOB, json.dumps(row_of(config, job_return, hydra.job.num)))
+            write(folder.parent / _TABLE, collect(folder.parent))
+            if is_failed:
+                (folder / _ERROR).write_text(said)
+        if is_failed:
             is_chain = not has_own_folder(job_return.overrides or [])
-            said = "".join(traceback.format_exception(value))
-            (folder / _ERROR).write_text(said)
             log.error("run %s failed: %s", hydra.job.num, said if is_chain else error_line(value))
-            if is_chain:  # what follows would start from an older run of this phase
+            if is_chain or started_by_launcher(config):  # a chain's next would start from an older run of this phase
                 raise SystemExit(1)
         if job_return.status == JobStatus.FAILED or (isinstance(value, float) and finite(value) is None):
             # no sweeper is to raise the error again; for Optuna None is a failed trial, NaN would end the sweep
@@ -91,12 +96,13 @@ class SweepReport(Callback):
         """Prints the runs, best first, writes the tables and the picture, and ends with 1 where a run failed."""
         folder = Path(config.hydra.sweep.dir)
         rows = collect(folder)
-        if not rows:
+        if not rows or rank_zero_only.rank:  # type: ignore[attr-defined]
             return
         write(folder / _TABLE, rows)
+        told = {*swept_columns(rows), *(key for row in rows for key in row if key.startswith("test/"))}
         for row in rows:
             score = f"{row['score']:.4f}" if row["score"] is not None else row["status"]
-            keys = [f"{k}={short(v)}" for k, v in row.items() if k not in OWN_COLUMNS]
+            keys = [f"{k}={short(v)}" for k, v in row.items() if k in told]
             log.info("%s %s  %s  %s", row["monitor"], score, " ".join(keys), row["run_dir"])
         log.info("written: %s", folder / _TABLE)
         self._add_to_table(config, folder, rows)

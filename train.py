@@ -22,7 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from stagewise.command_line import is_one_of_many, offering_names, one_line_errors
 from stagewise.first_run import first_checkpoint
-from stagewise.run_processes import processes_of_run, quiet_others
+from stagewise.run_apart import must_run_apart, run_apart
+from stagewise.run_processes import SharedFolder, quiet_others, share_folder
 from stagewise.sweep_table import ended_before
 
 log = logging.getLogger("stagewise.train")
@@ -37,12 +38,7 @@ def run(cfg: DictConfig) -> float | None:
         cfg.start_from = first_checkpoint(cfg, run)
     check_start(cfg)
     quiet_others()
-    with processes_of_run(cfg):
-        return fit(cfg)
-
-
-def fit(cfg: DictConfig) -> float | None:
-    """:func:`run` without what comes before it, in each of its processes."""
+    share_folder(cfg)
     ignore_expected_warnings()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule, module, callbacks = parts_of(cfg)
@@ -53,7 +49,8 @@ def fit(cfg: DictConfig) -> float | None:
     goes_on = checkpoint is not None and Path(checkpoint).absolute().parent == folder.absolute()
     with nullcontext() if goes_on else fresh_folder(folder):
         loggers = [instantiate(c) for c in (cfg.get("logger") or {}).values()]
-        trainer: L.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, **bars_of(cfg.trainer))
+        watched = [SharedFolder(cfg.run_dir), *callbacks]
+        trainer: L.Trainer = instantiate(cfg.trainer, callbacks=watched, logger=loggers, **bars_of(cfg.trainer))
         trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     closing = closing_lines(cfg.name, callbacks)  # the best checkpoint puts its own state into the callbacks
     finish = finish_of(module, callbacks)
@@ -178,7 +175,7 @@ def main(cfg: DictConfig) -> float | None:
     gc.freeze()  # what was imported stays: each full collection would look at all of it again
     try:
         with nullcontext() if is_one_of_many() else one_line_errors():
-            return run_of_sweep(cfg) if is_one_of_many() else run(cfg)
+            return job(cfg)
     except SystemExit as end:
         if end.code == PREEMPTED:
             folder = f" hydra.sweep.dir={HydraConfig.get().sweep.dir}" if is_one_of_many() else ""
@@ -188,15 +185,18 @@ def main(cfg: DictConfig) -> float | None:
         gc.unfreeze()
 
 
-def run_of_sweep(cfg: DictConfig) -> float | None:
+def job(cfg: DictConfig) -> float | None:
     """:func:`run`; where a sweep goes on (``resume=auto``), a run of it that has ended is not made again."""
-    if cfg.resume == "auto" and (found := ended_before(Path(cfg.run_dir), HydraConfig.get().overrides.task)):
-        status, score = found
+    if is_one_of_many() and cfg.resume == "auto":
+        status, score = ended_before(Path(cfg.run_dir), HydraConfig.get().overrides.task) or ("failed", None)
         if status == "other":
             cfg.resume = None
         elif not status.startswith("failed"):
             log.info("%s: %s, score %s", cfg.run_dir, status, score)
             return score
+    if must_run_apart(cfg):
+        check_start(cfg)  # names the command line, which the other program does not know
+        return run_apart(cfg)
     return run(cfg)
 
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
+from stagewise import first_run
 from stagewise.first_run import first_checkpoint, first_config
 
 
@@ -67,3 +69,14 @@ def test_one_that_was_killed_goes_on(cfg, made):
     made.finish = True
     assert first_checkpoint(cfg, made) == first_checkpoint(cfg, made)
     assert [own.resume for own in made.configs] == ["auto"] * 3
+
+
+def test_another_process_takes_it_and_does_not_wait_for_what_it_cannot_see(cfg, made, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    monkeypatch.setattr(first_run, "_UNSEEN_S", 0)
+    with pytest.raises(OSError, match=r"no '.*\.lock' of process 0.*pass paths\.checkpoints=DIR on a disk that all"):
+        first_checkpoint(cfg, made)
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    first = first_checkpoint(cfg, made)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert first_checkpoint(cfg, made) == first and len(made.configs) == 1
