@@ -46,6 +46,7 @@ test-all: $(READY)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(IN_TWO)
 
 bench: $(READY)
+	$(PYTHON) -m uv pip install --quiet --python $(PYTHON) --constraint requirements.lock --editable '.[peers]'
 	$(PYTHON) benchmarks/race_card.py
 
 lint: $(READY)

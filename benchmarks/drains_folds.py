@@ -28,6 +28,7 @@ NETWORKS = {
     "pixels and box features": ["mode=vision_features"],
     "pixels": [],
 }
+QUICK = ["stages={all:{epochs:1}}", "trainer.max_epochs=2", "lightning_module.captions.epochs=1"]
 FIGURES = ("accuracy", "macro_f1")
 Columns = dict[str, list[str]]
 
@@ -80,7 +81,7 @@ def main() -> None:
         sys.exit(f"no locations.csv in '{options.data}'; pass the folder that has it.")
     data, options.data = options.data.resolve(), options.data.name  # the table is kept, the machine's paths are not
     folds = folds_of(data)[: 2 if options.quick else None]
-    more = options.settings.split() + (["trainer.max_epochs=1"] if options.quick else [])
+    more = options.settings.split() + (QUICK if options.quick else [])
     rows: list[tuple[dict[str, Any], dict[str, str]]] = []
     with tempfile.TemporaryDirectory() as work:
         for number, (name, own) in enumerate(NETWORKS.items()):

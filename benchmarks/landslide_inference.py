@@ -216,7 +216,7 @@ def main() -> None:
     options = parse(parser)
     sizes = {"identity": options.size, "unet": options.network_size}
     if options.quick:
-        sizes = {"identity": 1536, "unet": 1024}
+        sizes = {"identity": 1536, "unet": 512}
     figures, rows = {}, []
     with tempfile.TemporaryDirectory() as folder:
         for network, size in sizes.items():

@@ -1,7 +1,8 @@
 """Runs every benchmark at its quick size, one after the other, and writes all figures to ``results.md``.
 
     python benchmarks/race_card.py      # --only A,B: these alone; --card: runs nothing, writes the card;
-                                        # --readme: runs and writes nothing, prints README's table
+                                        # --readme: runs and writes nothing, prints README's table;
+                                        # --data FOLDER: of the folders of real data that three of them read
 
 ``make bench`` is this. A benchmark that fails or takes too long is named with its last line, the others go on, and the
 exit status is 1. In the card the figures of a full run (``results/NAME.json``) stand before those of a quick one
@@ -43,14 +44,14 @@ class Run:
     detail: str
 
 
-def run(race: Race) -> Run:
+def run(race: Race, data: Path) -> Run:
     """One benchmark at its quick size, with its output on the screen."""
-    if why := race.why_not():
+    if why := race.why_not(data):
         return Run(race.name, "skipped", why)
     print(f"--- {race.name}", flush=True)
     start, script = time.perf_counter(), str(FOLDER / f"{race.name}.py")
     process = subprocess.Popen(
-        [sys.executable, script, "--quick"],
+        [sys.executable, script, *race.arguments(data), "--quick"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -190,6 +191,9 @@ def main() -> None:
     parser.add_argument("--only", help="some benchmarks, with , between")
     parser.add_argument("--card", action="store_true", help="runs nothing")
     parser.add_argument("--readme", action="store_true", help="prints README's table")
+    parser.add_argument(
+        "--data", type=Path, default=FOLDER.parents[1] / "shared" / "data", help="(default: %(default)s)"
+    )
     options = parser.parse_args()
     if options.readme:
         print(telling())
@@ -197,7 +201,7 @@ def main() -> None:
     names = options.only.split(",") if options.only else [race.name for race in RACES]
     if unknown := sorted(set(names) - {race.name for race in RACES}):
         parser.error(f"--only has {', '.join(unknown)}; known: {', '.join(race.name for race in RACES)}")
-    runs = [] if options.card else [run(race) for race in RACES if race.name in names]
+    runs = [] if options.card else [run(race, options.data) for race in RACES if race.name in names]
     CARD.write_text(card(runs))
     for one in runs:
         print(f"{one.name}: {one.state}, {one.detail}")

@@ -5,6 +5,7 @@ A new benchmark is one more ``Race``; a test finds those that are missing here.
 
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 Cell = tuple[str, str] | str
 """Row (how one of its cells begins; ``""`` is the first) and column of the table, or a dotted path in the figures."""
@@ -38,7 +39,7 @@ class Race:
     Args:
         name: of its script and of its JSON.
         line: that stands for it; None has its table alone.
-        data: what it reads from outside the repository; such a one is never started by the card.
+        data: folder that it reads, of those beside the repository, which does not hold them.
         peers: modules that it compares with, which an installation may lack.
         limit_s: of its quick run.
     """
@@ -49,11 +50,19 @@ class Race:
     peers: tuple[str, ...] = ()
     limit_s: int = 600
 
-    def why_not(self) -> str:
-        """Why the quick run is left out; empty if it is not."""
+    def arguments(self, data: Path) -> list[str]:
+        """Of the script."""
+        return [str(data / self.data)] if self.data else []
+
+    def why_not(self, data: Path) -> str:
+        """Why the quick run is left out; empty if it is not.
+
+        Args:
+            data: folder of the data that the repository does not hold.
+        """
         lacking = [peer for peer in self.peers if find_spec(peer) is None]
-        if self.data:
-            return f"reads {self.data}, which the repository does not hold"
+        if self.data and not (data / self.data).is_dir():
+            return f"reads a folder '{self.data}' of real data, which the repository does not hold: --data FOLDER"
         return f"needs {', '.join(lacking)}: pip install 'stagewise[peers,crf-peer,dev]'" if lacking else ""
 
 
@@ -106,7 +115,7 @@ RACES = (
     Race("landslide_points", Line(
         "AUROC on real landslide points, spatial folds", ("network", "AUROC"), "",
         "logistic regression", ("logistic regression", "AUROC"), "{}"),
-        data="terrain attributes and points of real landslides"),
+        data="ecuador"),
     Race("drains_training_step", Line(
         "a training step of drains", ("ours", "objects a second"), "objects/s",
         "faster than Hugging Face, its text frozen too", ("text frozen", "ours is faster by")),
@@ -119,7 +128,7 @@ RACES = (
         "PyTorch in float32", ("PyTorch", "s a picture"), "{} s"), peers=("onnxruntime",)),
     Race("drains_folds", Line(
         "macro-F1 on real drains, location folds", ("pixels", "macro_f1"), "",
-        "lead over a forest on the boxes", ("pixels", "lead in macro_f1"), "{}"), data="real pictures of drains"),
+        "lead over a forest on the boxes", ("pixels", "lead in macro_f1"), "{}"), data="drains"),
     Race("fusion_demo", Line(
         "three folds of the fusion demo", "seconds.stagewise", "s", "of a plain script's time", "ratio"), limit_s=900),
     Race("fusion_seeds", Line(
@@ -128,7 +137,7 @@ RACES = (
     Race("fusion_folds", Line(
         "kappa on real houses, folds by zip code", ("fusion, average", "kappa"), "",
         "lead over the forest", ("fusion, average", "kappa minus metadata"), "{}"),
-        data="rows and pictures of real houses"),
+        data="houses"),
 )
 # fmt: on
 TELLING = (

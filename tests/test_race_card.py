@@ -63,6 +63,7 @@ def test_a_full_result_stands_before_a_quick_one(card, tmp_path, monkeypatch):
 
 def test_failures_are_named_and_the_others_run(card, tmp_path, monkeypatch, capsys):
     scripts = {"bad": "print('why'); 1 / 0", "slow": "import time; time.sleep(60)", "good": "print('fine')"}
+    scripts["real"] = "import os, sys; assert os.path.isdir(sys.argv[1]) and sys.argv[2] == '--quick'"
     for name, code in scripts.items():
         (tmp_path / f"{name}.py").write_text(code)
     race = card.Race
@@ -71,18 +72,21 @@ def test_failures_are_named_and_the_others_run(card, tmp_path, monkeypatch, caps
         race("slow", limit_s=1),
         race("good"),
         race("away", data="x"),
+        race("real", data="here"),
         race("lone", peers=("no_such",)),
     ]
     for name, value in {"FOLDER": tmp_path, "CARD": tmp_path / "results.md", "RACES": races}.items():
         monkeypatch.setattr(card, name, value)
     monkeypatch.setattr(card, "RESULTS", tmp_path)
     monkeypatch.setattr(card, "lines", lambda found: [{"what": "none"}])
-    monkeypatch.setattr(sys, "argv", ["race_card.py"])
+    monkeypatch.setattr(sys, "argv", ["race_card.py", f"--data={tmp_path}"])
+    (tmp_path / "here").mkdir()
     with pytest.raises(SystemExit) as end:
         card.main()
     assert end.value.code == 1
     states = re.findall(r"^\| (\w+) +\| ([\w ]+?) +\|", (tmp_path / "results.md").read_text(), re.MULTILINE)
-    expected = [("bad", "failed"), ("slow", "too slow"), ("good", "ran"), ("away", "skipped"), ("lone", "skipped")]
+    expected = [("bad", "failed"), ("slow", "too slow"), ("good", "ran"), ("away", "skipped"), ("real", "ran")]
+    expected.append(("lone", "skipped"))
     assert states[1:] == expected
     assert "ZeroDivisionError" in (tmp_path / "results.md").read_text()
 
