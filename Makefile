@@ -47,6 +47,7 @@ test-all: $(READY)
 
 bench: $(READY)
 	$(PYTHON) -m uv pip install --quiet --python $(PYTHON) --constraint requirements.lock --editable '.[peers]'
+	-$(PYTHON) -m uv pip install --quiet --python $(PYTHON) --editable '.[crf-peer]'  # compiles; the card says if it could not
 	$(PYTHON) benchmarks/race_card.py
 
 lint: $(READY)

@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from stagewise.command_line import cause_of, is_users_error
-from stagewise.run_processes import started_by_launcher
+from stagewise.run_processes import started_by_launcher, takes_several
 
 _SETTINGS, _LOGGING = "run.yaml", "logging.yaml"
 _OF_HYDRA = re.compile(r"\$\{hydra:[^{}]*\}")
@@ -33,7 +33,7 @@ _OF_HYDRA = re.compile(r"\$\{hydra:[^{}]*\}")
 def must_run_apart(cfg: DictConfig) -> bool:
     """Whether this is a job of a multirun whose run starts processes."""
     is_job = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    return is_job and bool(cfg.trainer.get("strategy")) and not started_by_launcher(cfg)
+    return is_job and takes_several(cfg) and not started_by_launcher(cfg)
 
 
 def run_apart(cfg: DictConfig) -> float | None:

@@ -1,4 +1,4 @@
-"""Several processes for one run: each has the run's own command and folder; nothing of it is left for the next run."""
+"""Several processes for one run: who starts them, one folder for all, one that speaks."""
 
 import logging
 import os
@@ -15,15 +15,19 @@ from omegaconf import DictConfig, OmegaConf
 from torch import distributed
 
 
+def takes_several(cfg: DictConfig) -> bool:
+    """Whether the run takes several processes."""
+    return bool((cfg.get("trainer") or {}).get("strategy"))
+
+
 def started_by_launcher(cfg: DictConfig) -> bool:
     """Whether torchrun or srun has started all processes, of a sweep as well, and ends all where one of them ends."""
-    trainer = cfg.get("trainer") or {}
-    return "num_nodes" in trainer or (bool(trainer.get("strategy")) and "LOCAL_RANK" in os.environ)
+    return takes_several(cfg) and ("num_nodes" in cfg.trainer or "LOCAL_RANK" in os.environ)
 
 
 def share_folder(cfg: DictConfig) -> None:
     """Lets the processes that Lightning starts, with the command line of this one, have its folder."""
-    if cfg.trainer.get("strategy") and HydraConfig.initialized():
+    if takes_several(cfg) and HydraConfig.initialized():
         sys.argv.append(f"run_dir='{cfg.run_dir}'")  # which may name the time
 
 
@@ -87,7 +91,7 @@ def quiet_others() -> None:
 
 def on_one_device(cfg: DictConfig) -> None:
     """Changes a run for several processes to one that this process makes alone."""
-    if cfg.trainer.get("strategy"):
+    if takes_several(cfg):
         trainer = OmegaConf.to_container(cfg.trainer, resolve=False)
         cfg.trainer = {key: value for key, value in trainer.items() if key not in SEVERAL} | {"devices": 1}  # type: ignore[union-attr]
 

@@ -14,6 +14,7 @@ Row = dict[str, Any]
 JOB = "job.json"  # a run's row, in its folder
 OWN_COLUMNS = ("job", "status", "monitor", "mode", "score", "run_dir")
 _FOLD = "datamodule.fold"
+_LONG = 8  # characters of a number
 _HOW = ("resume", "launcher")
 
 
@@ -152,5 +153,15 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def short(value: Any) -> str:
-    """A cell as text."""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    """A cell as text; of a number that was drawn at random its first digits.
+
+    >>> short(0.25), short("123456"), short("0.001229607110732572")
+    ('0.2500', '123456', '0.00123')
+    """
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    text = str(value)
+    try:
+        return f"{float(text):.3g}" if len(text) > _LONG else text
+    except ValueError:
+        return text

@@ -60,4 +60,4 @@ def _draw(axis: Any, title: str, names: list[str], rows: list[dict[str, Any]]) -
     if title in ("loss", "error (km)") and 0 < _LOG_FROM * min(seen) < max(seen):
         axis.set_yscale("log")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, frameon=False)  # hides no line

@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock
 from torch.utils.data import DataLoader
 
-from .ranks import ShareOfRows, check_same_everywhere, rank_and_world
+from .ranks import ShareOfRows, check_same_everywhere, rank_and_world, slice_of_rank
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,21 @@ class TaskDataModule(L.LightningDataModule):
         """Names what is trained and validated on, and how it is shown: other data, another key."""
         raise NotImplementedError
 
+    def shares(self) -> dict[str, int]:
+        """Sizes of what the processes share evenly in a train batch, by name."""
+        return {"loader.batch_size": int(self.loader["batch_size"])}
+
     def check_processes(self) -> None:
-        """Refuses to train where another process has found other data; the end of a ``setup`` for training."""
-        if rank_and_world()[1] > 1:
+        """Refuses to train where a batch cannot be shared or another process has other data; the end of a ``setup``.
+
+        Raises:
+            QuotaError: says which sizes would do.
+            DataMismatchError: names the process and its machine.
+        """
+        rank, world = rank_and_world()
+        if world > 1:
+            for what, size in self.shares().items():
+                slice_of_rank(what, size, rank, world)
             check_same_everywhere(str(self.root), self.data_key())
 
 

@@ -114,6 +114,7 @@ class PhotoDataModule(TaskDataModule):
         for name in ("train", "val") if stage in ("fit", "validate") else ("train",):
             self.splits.get(name)
         if stage == "fit":
+            self.mix()  # one that cannot be is refused before encoders run over all pictures
             self.check_processes()
 
     # --- samples ---
@@ -146,6 +147,13 @@ class PhotoDataModule(TaskDataModule):
         length = int(self.loader["batches_per_epoch"] or max(1, len(region) // size))
         order = {"exhausted": self.loader["exhausted"], "seed": self.seed, "keyed": True}
         return {"groups": groups, "quotas": share, "batches_per_epoch": length, **order}
+
+    def shares(self) -> dict[str, int]:
+        """The regions' quotas, or the batch of a natural mix."""
+        if self.loader["balance"] == "weights":
+            return super().shares()
+        names = self.splits.region_names
+        return {f"the quota of '{names[region]}'": quota for region, quota in self.mix()["quotas"].items()}
 
     def make_loader(self, dataset: Any, kind: Any = DataLoader, **options: Any) -> DataLoader[Any]:
         """A loader that leaves the collation of pictures to the data set."""

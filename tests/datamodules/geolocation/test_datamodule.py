@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from stagewise.datamodules import GeneratedGeolocationDataModule, GeolocationDataModule
+from stagewise.datamodules import GeneratedGeolocationDataModule, GeolocationDataModule, base
 from stagewise.datamodules.errors import DatasetNotFoundError, QuotaError, StagewiseError, StaleCacheError
 from stagewise.datamodules.geolocation.generated import write_generated_country
 
@@ -55,12 +55,19 @@ def test_train_batches_hold_the_mix_and_the_documented_keys(make):
 def test_quotas_of_the_table_are_obeyed_and_checked(make):
     quotas = {"Hills": {"quota": 3}, "Coast": {"quota": 1}, "Desert": {"quota": 4}}
     assert all(Counter(batch["label"].tolist()) == {0: 3, 1: 1, 2: 4} for batch in epoch(make(regions=quotas)))
-    module = make({"batch_size": 9}, regions=quotas)
     with pytest.raises(QuotaError, match=r"add up to 8, not to loader.batch_size=9: Hills 3, Coast 1, Desert 4"):
-        module.train_dataloader()
-    module = make(regions=quotas | {"Ice": {"quota": 1}}, loader={"batch_size": 9})
+        make({"batch_size": 9}, regions=quotas)
     with pytest.raises(QuotaError, match=r"quota of Ice cannot be met"):
-        module.train_dataloader()
+        make(regions=quotas | {"Ice": {"quota": 1}}, loader={"batch_size": 9})
+
+
+def test_processes_that_cannot_share_a_batch_are_refused_before_anything_is_encoded(make, monkeypatch):
+    monkeypatch.setattr(base, "rank_and_world", lambda: (1, 3))
+    quotas = {"Hills": {"quota": 3}, "Coast": {"quota": 4}, "Desert": {"quota": 6}}
+    with pytest.raises(QuotaError, match=r"the quota of 'Coast' is 4, not divisible by the 3 processes; take 3 or 6"):
+        make({"batch_size": 13}, regions=quotas)
+    with pytest.raises(QuotaError, match=r"loader.batch_size is 13, not divisible by the 3 processes; take 12 or 15"):
+        make({"batch_size": 13, "balance": "weights"})
 
 
 def test_weights_balance_keeps_the_natural_mix(make):
@@ -68,7 +75,7 @@ def test_weights_balance_keeps_the_natural_mix(make):
     rows = torch.cat([batch["sample_id"] for batch in epoch(module)])
     assert sorted(rows.tolist()) == list(range(60))
     with pytest.raises(StagewiseError, match=r"loader.balance must be 'sampler' or 'weights', got 'none'"):
-        make({"balance": "none"}).train_dataloader()
+        make({"balance": "none"})
 
 
 def test_augmentation_is_a_function_of_seed_and_draw(make):
