@@ -2,7 +2,9 @@
 
     python benchmarks/race_card.py      # --only A,B: these alone; --card: runs nothing, writes the card;
                                         # --readme: runs and writes nothing, prints README's table;
-                                        # --data FOLDER: of the folders of real data that three of them read
+                                        # --data FOLDER: of the folders of real data that three of them read;
+                                        # --python PYTHON: of an environment that also has the peers that the first
+                                        # one lacks, some of which make every start of it slower and larger
 
 ``make bench`` is this. A benchmark that fails or takes too long is named with its last line, the others go on, and the
 exit status is 1. In the card the figures of a full run (``results/NAME.json``) stand before those of a quick one
@@ -16,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,14 +46,14 @@ class Run:
     detail: str
 
 
-def run(race: Race, data: Path) -> Run:
+def run(race: Race, data: Path, pythons: Sequence[str]) -> Run:
     """One benchmark at its quick size, with its output on the screen."""
-    if why := race.why_not(data):
+    if why := race.why_not(data, pythons):
         return Run(race.name, "skipped", why)
     print(f"--- {race.name}", flush=True)
     start, script = time.perf_counter(), str(FOLDER / f"{race.name}.py")
     process = subprocess.Popen(
-        [sys.executable, script, *race.arguments(data), "--quick"],
+        [str(race.interpreter(pythons)), script, *race.arguments(data), "--quick"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -191,9 +193,8 @@ def main() -> None:
     parser.add_argument("--only", help="some benchmarks, with , between")
     parser.add_argument("--card", action="store_true", help="runs nothing")
     parser.add_argument("--readme", action="store_true", help="prints README's table")
-    parser.add_argument(
-        "--data", type=Path, default=FOLDER.parents[1] / "shared" / "data", help="(default: %(default)s)"
-    )
+    parser.add_argument("--data", type=Path, default=FOLDER.parents[1] / "shared" / "data", help="of real data")
+    parser.add_argument("--python", help="of an environment with more peers")
     options = parser.parse_args()
     if options.readme:
         print(telling())
@@ -201,7 +202,8 @@ def main() -> None:
     names = options.only.split(",") if options.only else [race.name for race in RACES]
     if unknown := sorted(set(names) - {race.name for race in RACES}):
         parser.error(f"--only has {', '.join(unknown)}; known: {', '.join(race.name for race in RACES)}")
-    runs = [] if options.card else [run(race, options.data) for race in RACES if race.name in names]
+    pythons = [sys.executable, *([options.python] if options.python else [])]
+    runs = [] if options.card else [run(race, options.data, pythons) for race in RACES if race.name in names]
     CARD.write_text(card(runs))
     for one in runs:
         print(f"{one.name}: {one.state}, {one.detail}")

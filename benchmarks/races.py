@@ -3,8 +3,9 @@
 A new benchmark is one more ``Race``; a test finds those that are missing here.
 """
 
+import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 Cell = tuple[str, str] | str
@@ -51,19 +52,31 @@ class Race:
     limit_s: int = 600
 
     def arguments(self, data: Path) -> list[str]:
-        """Of the script."""
-        return [str(data / self.data)] if self.data else []
-
-    def why_not(self, data: Path) -> str:
-        """Why the quick run is left out; empty if it is not.
+        """Of the script.
 
         Args:
             data: folder of the data that the repository does not hold.
         """
-        lacking = [peer for peer in self.peers if find_spec(peer) is None]
+        return [str(data / self.data)] if self.data else []
+
+    def why_not(self, data: Path, pythons: Sequence[str]) -> str:
+        """Why the quick run is left out; empty if it is not."""
         if self.data and not (data / self.data).is_dir():
             return f"reads a folder '{self.data}' of real data, which the repository does not hold: --data FOLDER"
-        return f"needs {', '.join(lacking)}: pip install 'stagewise[peers,crf-peer,dev]'" if lacking else ""
+        if not self.interpreter(pythons):
+            return f"needs {', '.join(lacking(pythons[-1], self.peers))}: pip install 'stagewise[peers,crf-peer,dev]'"
+        return ""
+
+    def interpreter(self, pythons: Sequence[str]) -> str | None:
+        """The first of them that has all peers."""
+        return next((python for python in pythons if not lacking(python, self.peers)), None)
+
+
+def lacking(python: str, peers: Sequence[str]) -> list[str]:
+    """Those that its environment has not."""
+    code = "import sys, importlib.util as u; print(*[name for name in sys.argv[1:] if u.find_spec(name) is None])"
+    done = subprocess.run([python, "-c", code, *peers], check=True, capture_output=True, text=True)
+    return done.stdout.split()
 
 
 # fmt: off

@@ -62,7 +62,8 @@ class GroupBalancedBatchSampler(BatchSampler):
         self._let_lightning_copy()
         digest = hashlib.blake2b(digest_size=8)
         for group, rows in self._rows.items():
-            digest.update(f"{group}\0".encode() + rows.tobytes())
+            digest.update(f"{group}\0".encode())
+            digest.update(rows.data)
         self._groups_key = digest.hexdigest()
 
     def _let_lightning_copy(self, *more: str) -> None:
@@ -74,12 +75,12 @@ class GroupBalancedBatchSampler(BatchSampler):
             setattr(self, f"__pl_saved_{key}", value)
 
     def _check(self, labels: NDArray[Any]) -> None:
-        known = np.unique(labels).tolist()
         for group, quota in self.quotas.items():
             if quota < 1:
                 raise QuotaError(f"the quota of '{group}' is {quota}; give at least 1 or leave the group out.")
             if not len(self._rows[group]):
-                raise QuotaError(f"the quota of '{group}' is {quota}, but no row has that group; groups: {known[:20]}.")
+                known = np.unique(labels)[:20].tolist()
+                raise QuotaError(f"the quota of '{group}' is {quota}, but no row has that group; groups: {known}.")
 
     @property  # type: ignore[override]
     def sampler(self) -> "GroupBalancedBatchSampler":

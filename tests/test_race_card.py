@@ -91,6 +91,16 @@ def test_failures_are_named_and_the_others_run(card, tmp_path, monkeypatch, caps
     assert "ZeroDivisionError" in (tmp_path / "results.md").read_text()
 
 
+def test_a_race_runs_where_its_peers_are(card, tmp_path):
+    other = tmp_path / "python"
+    other.write_text("#!/bin/sh\n")  # lacks nothing
+    other.chmod(0o755)
+    race = card.Race("any", peers=("json", "no_such"))
+    assert race.why_not(tmp_path, [sys.executable]).startswith("needs no_such: pip install")
+    assert race.interpreter([sys.executable, str(other)]) == str(other)
+    assert card.Race("any", peers=("json",)).interpreter([sys.executable, str(other)]) == sys.executable
+
+
 def test_operations_of_frozen_attention_count_too(script):
     attention, x = (
         torch.nn.MultiheadAttention(64, 4, batch_first=True).requires_grad_(False).eval(),
