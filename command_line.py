@@ -17,6 +17,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import ConfigCompositionException, InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+PREEMPTED = 75  # exit code of a run that ExactResume saved after SIGTERM: run the command again
 OWN_FOLDER = "run_dir=${hydra:runtime.output_dir}"
 _PLUGIN = re.compile(r"Could not find 'hydra/(?:sweeper|launcher)/(\w+)'")
 _NO_KEY = re.compile(r"Could not override '(.+?)'")

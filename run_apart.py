@@ -23,7 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from stagewise.command_line import cause_of, is_users_error
+from stagewise.command_line import PREEMPTED, cause_of, is_users_error
 from stagewise.run_processes import started_by_launcher, takes_several
 
 _SETTINGS, _LOGGING = "run.yaml", "logging.yaml"
@@ -85,13 +85,16 @@ def _ending_on_sigterm(line: IO[bytes] | None) -> Iterator[None]:
 
 
 def _outcome(folder: Path, code: int) -> float | None:
+    if code == PREEMPTED:
+        raise SystemExit(code)
     files = sorted(folder.glob("*.json"), key=lambda one: one.stat().st_mtime_ns)
     told = [json.loads(path.read_text()) for path in files]
     if code == 0:
         return next(one["score"] for one in told if "score" in one)
     errors = [one for one in told if "type" in one]
-    if not errors:  # left with a code, as a preempted run does, or killed
-        raise SystemExit(code) if code > 0 else RuntimeError(f"the run was ended by {signal.Signals(-code).name}")
+    if not errors:  # killed, or never started
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"left with code {code}"
+        raise RuntimeError(f"the run {how} and could not say why; its output may")
     first = errors[0]
     base = ValueError if first["is_users"] else RuntimeError  # as which it is shown
     error: Exception = type(first["type"], (base,), {})(first["message"])

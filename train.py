@@ -20,15 +20,13 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from stagewise.command_line import is_one_of_many, offering_names, one_line_errors
+from stagewise.command_line import PREEMPTED, is_one_of_many, offering_names, one_line_errors
 from stagewise.first_run import first_checkpoint
 from stagewise.run_apart import must_run_apart, run_apart
 from stagewise.run_processes import SharedFolder, quiet_others, share_folder
 from stagewise.sweep_table import ended_before
 
 log = logging.getLogger("stagewise.train")
-
-PREEMPTED = 75  # exit code of a run that ExactResume saved after SIGTERM: run the command again
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -39,6 +37,11 @@ def run(cfg: DictConfig) -> float | None:
     check_start(cfg)
     quiet_others()
     share_folder(cfg)
+    return fit(cfg)
+
+
+def fit(cfg: DictConfig) -> float | None:
+    """:func:`run` without what comes before it, in each of its processes."""
     ignore_expected_warnings()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule, module, callbacks = parts_of(cfg)

@@ -11,6 +11,8 @@ from torch.utils.data import BatchSampler, Sampler
 from .errors import QuotaError
 from .ranks import rank_and_world, slice_of_rank
 
+Rows = NDArray[np.int32]
+
 
 class GroupBalancedBatchSampler(BatchSampler):
     """Yields batches with ``quotas[g]`` samples of group ``g``, reshuffled every epoch.
@@ -57,13 +59,14 @@ class GroupBalancedBatchSampler(BatchSampler):
         self.batch_size, self.drop_last = sum(self.quotas.values()), True
         self.epoch = 0
         labels = np.asarray(groups)
-        self._rows = {group: np.flatnonzero(labels == group) for group in self.quotas}
+        # half the memory of numpy's own
+        self._rows = {group: np.flatnonzero(labels == group).astype(np.int32) for group in self.quotas}
         self._check(labels)
         self._let_lightning_copy()
         digest = hashlib.blake2b(digest_size=8)
         for group, rows in self._rows.items():
             digest.update(f"{group}\0".encode())
-            digest.update(rows.data)
+            digest.update(rows.astype(np.int64).data)
         self._groups_key = digest.hexdigest()
 
     def _let_lightning_copy(self, *more: str) -> None:
@@ -139,23 +142,23 @@ class GroupBalancedBatchSampler(BatchSampler):
         """How often an epoch shows each row of a group, on average."""
         return {g: q * self.batches_per_epoch / len(self._rows[g]) for g, q in self.quotas.items()}
 
-    def _draw(self, position: int, group: Any) -> NDArray[np.int64]:
+    def _draw(self, position: int, group: Any) -> Rows:
         """(batches, quota) row indices of one group for this epoch, counter-based (Philox)."""
         wanted = self.batches_per_epoch * self.quotas[group]
         draw = self._replacing if self.exhausted == "replace" else self._cycling
         return draw(position, group, wanted).reshape(self.batches_per_epoch, -1)
 
-    def _replacing(self, position: int, group: Any, wanted: int) -> NDArray[np.int64]:
+    def _replacing(self, position: int, group: Any, wanted: int) -> Rows:
         rows = self._rows[group]
         return rows[self._generator(position, self.epoch).integers(len(rows), size=wanted)]
 
-    def _cycling(self, position: int, group: Any, wanted: int) -> NDArray[np.int64]:
+    def _cycling(self, position: int, group: Any, wanted: int) -> Rows:
         cycle, start = divmod(self.epoch * wanted, len(self._rows[group]))
         last = (self.epoch * wanted + wanted - 1) // len(self._rows[group])
         cycles = [self._cycle(position, group, number) for number in range(cycle, last + 1)]
         return np.concatenate(cycles)[start : start + wanted]
 
-    def _cycle(self, position: int, group: Any, number: int) -> NDArray[np.int64]:
+    def _cycle(self, position: int, group: Any, number: int) -> Rows:
         """Every row of a group once, in the order of its ``number``-th cycle."""
         return self._generator(position, number).permutation(self._rows[group])
 

@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from .errors import QuotaError
-from .samplers import GroupBalancedBatchSampler
-
-Rows = NDArray[np.int64]
+from .samplers import GroupBalancedBatchSampler, Rows
 
 
 class ShardWindowBatchSampler(GroupBalancedBatchSampler):

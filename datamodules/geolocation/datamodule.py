@@ -138,7 +138,7 @@ class PhotoDataModule(TaskDataModule):
         """The sampler's arguments."""
         region, size = self.splits.get("train").region, int(self.loader["batch_size"])
         if self.loader["balance"] == "weights":
-            groups, share = np.zeros(len(region), np.int64), {0: size}
+            groups, share = np.zeros_like(region), {0: size}
         elif self.loader["balance"] == "sampler":
             counts = np.bincount(region, minlength=len(self.splits.region_names))
             groups, share = region, quotas(self.splits.region_names, counts, self.splits.regions, size)

@@ -95,7 +95,8 @@ class FeatureDataset(Dataset[dict[str, Any]]):
             batch[name] = torch.from_numpy(array[_views(draws, len(array)), rows].astype(np.float32))
         table = self.photos.table
         batch["lat_lon_deg"] = torch.from_numpy(table.lat_lon_deg[rows].astype(np.float32))
-        batch["label"], batch["cell"] = torch.from_numpy(table.region[rows]), torch.from_numpy(self.photos.cell[rows])
+        batch["label"] = torch.from_numpy(table.region[rows]).long()
+        batch["cell"] = torch.from_numpy(self.photos.cell[rows])
         batch["sample_id"] = torch.from_numpy(rows)
         return batch if isinstance(keys[0], int) else {**batch, "draw": torch.from_numpy(draws)}
 

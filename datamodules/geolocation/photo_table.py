@@ -47,7 +47,7 @@ class PhotoTable:
     image: pa.ChunkedArray
     image_root: Path
     lat_lon_deg: NDArray[np.float64]
-    region: NDArray[np.int64]
+    region: NDArray[np.int16]
     cell_id: NDArray[np.int64] | None
     line: NDArray[np.int32]
 
@@ -220,9 +220,9 @@ def _regions_of(path: Path, codes: NDArray[Any], values: list[str], ids: NDArray
 
 def _check_regions(
     codes: NDArray[Any], values: list[str], ids: NDArray[np.int64], regions: list[str], faults: Faults
-) -> NDArray[np.int64]:
+) -> NDArray[np.int16]:
     number = {name: i for i, name in enumerate(regions)}
-    by_name = np.array([number.get(v, -1) for v in values], np.int64)[codes]
+    by_name = np.array([number.get(v, -1) for v in values], np.int16)[codes]
     for i in np.flatnonzero(by_name < 0):
         faults.setdefault(int(i), f"unknown province '{values[codes[i]]}'; known: {', '.join(regions)}")
     for i in np.flatnonzero((by_name >= 0) & (by_name != ids)):
