@@ -15,6 +15,7 @@ SCRIPTS = (
     "export.py",
     "convert.py",
     "command_line.py",
+    "run_apart.py",
     "sweep.py",
     "sweep_space.py",
     "sweep_table.py",
@@ -90,6 +91,10 @@ def test_scripts_import_hydra_omegaconf_and_lightning(name):
     )
     assert foreign(names) <= known | set(sys.stdlib_module_names)
     assert {n for n in names if n.startswith(":stagewise")} <= {f":stagewise.{Path(one).stem}" for one in SCRIPTS}
+
+
+def test_every_script_is_known_here():
+    assert {path.name for path in ROOT.glob("*.py")} == {*SCRIPTS, "__init__.py"}
 
 
 def test_no_import_cycle_between_files():
