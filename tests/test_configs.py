@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -53,19 +54,21 @@ def test_every_experiment_composes_and_its_targets_resolve(experiment, demo):
     assert OmegaConf.to_container(OmegaConf.create(plain), resolve=True)["name"] == experiment.removeprefix("geopak_")
 
 
-@pytest.fixture(autouse=True)
-def torchrun(monkeypatch):
-    """The environment of two machines, as ``trainer=ddp_multinode`` reads it."""
-    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-
-
 def test_the_launcher_says_how_many_machines_and_gpus_there_are(monkeypatch):
-    trainer = composed(experiment="geopak_phase2", trainer="ddp_multinode").trainer
-    assert (trainer.num_nodes, trainer.devices) == (2, 8)
-    monkeypatch.setenv("SLURM_NNODES", "3")
-    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
-    assert (trainer.num_nodes, trainer.devices) == (3, 4)
+    def counts():
+        trainer = composed(experiment="geopak_phase2", trainer="ddp_multinode").trainer
+        return instantiate(trainer.num_nodes), instantiate(trainer.devices)
+
+    numbers = {"GROUP_WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 8, "SLURM_NNODES": 3, "SLURM_NTASKS_PER_NODE": 4}
+    for name, number in numbers.items():
+        monkeypatch.setenv(name, str(number))
+    assert counts() == (2, 8)  # torchrun in a job of SLURM
+    for name in ("GROUP_WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name)
+    assert counts() == (3, 4)
+    monkeypatch.delenv("SLURM_NNODES")
+    with pytest.raises(InstantiationException, match="none of GROUP_WORLD_SIZE, SLURM_NNODES is set"):
+        counts()
 
 
 def test_processes_that_wait_for_a_cache_wait_for_a_day():
