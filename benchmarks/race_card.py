@@ -4,7 +4,7 @@
                                         # --readme: runs and writes nothing, prints README's table;
                                         # --data FOLDER: of the folders of real data that three of them read;
                                         # --python PYTHON: of an environment that also has the peers that the first
-                                        # one lacks, some of which make every start of it slower and larger
+                                        # one lacks, some of which make every process of it larger
 
 ``make bench`` is this. A benchmark that fails or takes too long is named with its last line, the others go on, and the
 exit status is 1. In the card the figures of a full run (``results/NAME.json``) stand before those of a quick one
