@@ -49,7 +49,7 @@ test-all: $(READY)
 bench: $(READY) $(PEERS)/.ready
 	$(PYTHON) benchmarks/race_card.py --python $(PEERS)/bin/python
 
-$(PEERS)/.ready: $(READY)  # of their own: an installed transformers makes each process 65 MB larger
+$(PEERS)/.ready: $(READY)  # of their own: torchmetrics would import transformers in every process
 	test -x $(PEERS)/bin/python || python3 -m venv $(PEERS)
 	$(PYTHON) -m uv pip install --quiet --compile-bytecode --python $(PEERS)/bin/python -r requirements.lock
 	$(PYTHON) -m uv pip install --quiet --python $(PEERS)/bin/python --constraint requirements.lock --editable '.[peers]'
